@@ -41,7 +41,9 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.match(text)
     if match is None:
-        raise UsageError(f"not a size: {text!r}", next_step="write bytes, or a number with a unit: 24GiB, 512 MiB, 80GB")
+        raise UsageError(
+            f"not a size: {text!r}", next_step="write bytes, or a number with a unit: 24GiB, 512 MiB, 80GB"
+        )
     number, unit = match.group(1), match.group(2).lower()
     factor = 1 if unit == "" else _BINARY.get(unit) or _DECIMAL.get(unit)
     if factor is None:
@@ -49,7 +51,7 @@ def parse_size(text: str) -> int:
             f"unknown unit {match.group(2)!r} in size {text!r}",
             next_step="units are KiB, MiB, GiB, TiB (1024) and KB, MB, GB, TB (1000)",
         )
-    return int(round(float(number) * factor)) if "." in number else int(number) * factor
+    return round(float(number) * factor) if "." in number else int(number) * factor
 
 
 def format_seconds(seconds: float) -> str:
@@ -58,5 +60,5 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds * 1e3:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(round(seconds)), 60)
+    minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s"

@@ -16,8 +16,8 @@ Verdict = Literal[
 class Finding:
     """One thing that is so, and what it stands on.
 
-    ``id`` is stable and machine-readable ("reserved-unallocated"); ``bytes`` the size it speaks of, if it does;
-    ``evidence`` plain JSON values (the numbers and, for ``derived``, a ``formula``).
+    ``id`` is stable and machine-readable ("reserved-unallocated"); ``bytes`` the size it speaks of, if
+    it does; ``evidence`` plain JSON values (the numbers and, for ``derived``, a ``formula``).
     """
 
     id: str
@@ -47,7 +47,7 @@ class OtherProcess:
 
 @dataclass(frozen=True)
 class OomFacts:
-    """What a text states, or a recording holds, of one out-of-memory event. Sizes in bytes, None: not said."""
+    """What a text states, or a recording holds, of one OOM event. Sizes in bytes, None: not said."""
 
     family: str
     kind: Kind = "oom"
