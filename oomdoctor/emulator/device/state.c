@@ -1,0 +1,368 @@
+/* The state shared by processes, the address ranges, and the errors. */
+#define _GNU_SOURCE
+#include "device.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct shared_state *shared;
+
+/* One range a device, at the same place in every run. 16 to 80 TiB lies below where Linux puts executables and
+ * libraries on x86-64 (85 TiB and above) and inside the 47 bits of a user's address space. */
+#define TIB (1ull << 40)
+const uint64_t device_base = 16 * TIB;
+const uint64_t device_span_limit = 64 * TIB;
+static uint64_t device_span;
+#define ARENA_BASE (15 * TIB)
+#define ARENA_BYTES (1ull << 30)
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct process_state *mine;
+static int contexts[MAX_DEVICES];
+static uint64_t arena_used;
+static __thread int device_now;
+static __thread int last_error;
+
+void say(const char *format, ...) {
+  char line[512];
+  va_list args;
+  va_start(args, format);
+  int n = snprintf(line, sizeof line, "oomdoctor: emulated device: ");
+  vsnprintf(line + n, sizeof line - n - 1, format, args);
+  va_end(args);
+  strcat(line, "\n");
+  ssize_t ignored = write(2, line, strlen(line));
+  (void)ignored;
+}
+
+static void fatal(const char *what, const char *next) {
+  say("%s: %s. %s", what, strerror(errno), next);
+  _exit(70);
+}
+
+void lock_process(void) { pthread_mutex_lock(&mutex); }
+void unlock_process(void) { pthread_mutex_unlock(&mutex); }
+
+/* A lock over processes whose holder may be killed: it holds the pid, and a dead holder's lock is taken over. */
+static void lock_shared(void) {
+  uint32_t me = (uint32_t)getpid(), expected = 0;
+  while (!__atomic_compare_exchange_n(&shared->lock, &expected, me, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+    if (expected && kill((pid_t)expected, 0) < 0 && errno == ESRCH)
+      __atomic_compare_exchange_n(&shared->lock, &expected, 0, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    expected = 0;
+    sched_yield();
+  }
+}
+static void unlock_shared(void) { __atomic_store_n(&shared->lock, 0, __ATOMIC_RELEASE); }
+
+static int is_dead(uint32_t pid) { return kill((pid_t)pid, 0) < 0 && errno == ESRCH; }
+
+/* Under the shared lock: this process's row, made on first use. Rows of dead processes are free memory again. */
+static struct process_state *my_row(void) {
+  uint32_t me = (uint32_t)getpid();
+  if (mine && mine->pid == me) return mine;
+  struct process_state *empty = NULL;
+  for (int i = 0; i < MAX_PROCESSES; i++) {
+    struct process_state *row = &shared->processes[i];
+    /* Before this process has a row, one with its pid is that of a dead process whose number was given again. */
+    if (row->pid && (row->pid == me || is_dead(row->pid))) memset(row, 0, sizeof *row);
+    if (!row->pid && !empty) empty = row;
+  }
+  if (!empty) {
+    errno = ENOSPC;
+    fatal("more than 256 processes use the emulated devices", "Start fewer processes.");
+  }
+  empty->pid = me;
+  return mine = empty;
+}
+
+static void leave(void) {
+  if (!shared || !mine || mine->pid != (uint32_t)getpid()) return;
+  lock_shared();
+  memset(mine, 0, sizeof *mine);
+  unlock_shared();
+}
+
+static void map_range(uint64_t base, uint64_t bytes) {
+  void *got = mmap((void *)base, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  if (got == MAP_FAILED || got != (void *)base)
+    fatal("cannot reserve address space for device memory",
+          "Lift the limit on address space (ulimit -v), or vm.overcommit_memory=2.");
+  madvise(got, bytes, MADV_NOHUGEPAGE); /* touching one byte must not commit 2 MiB */
+  madvise(got, bytes, MADV_DONTDUMP);
+}
+
+/* A forked child has no context and no memory of its own yet. Real CUDA does not survive a fork either. */
+static void after_fork(void) {
+  pthread_mutex_init(&mutex, NULL);
+  mine = NULL;
+  memset(contexts, 0, sizeof contexts);
+}
+
+static void init_once(void) {
+  const char *path = getenv("OOMDOCTOR_EMULATED_STATE");
+  if (!path) {
+    errno = ENOENT;
+    fatal("OOMDOCTOR_EMULATED_STATE is not set", "Start the program with `oomdoctor rehearse`.");
+  }
+  int fd = open(path, O_RDWR | O_CLOEXEC);
+  if (fd < 0) fatal(path, "The rehearsal that this process belonged to is over.");
+  struct shared_state *state = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  close(fd);
+  if (state == MAP_FAILED) fatal("cannot map the device state", "Is the disk of the temporary folder full?");
+  if (memcmp(state->magic, "oomdev1", 8) != 0) {
+    errno = EINVAL;
+    fatal(path, "It was made by another version of oomdoctor.");
+  }
+  uint32_t n = state->num_devices ? state->num_devices : 1;
+  device_span = device_span_limit / n;
+  if (device_span > 16 * TIB) device_span = 16 * TIB;
+  for (uint32_t i = 0; i < state->num_devices; i++) map_range(device_base + i * device_span, device_span);
+  map_range(ARENA_BASE, ARENA_BYTES);
+  pthread_atfork(NULL, NULL, after_fork);
+  atexit(leave);
+  shared = state;
+}
+
+void device_init(void) { pthread_once(&once, init_once); }
+
+void *arena_alloc(size_t bytes) {
+  uint64_t offset = __atomic_fetch_add(&arena_used, (bytes + 63) & ~63ull, __ATOMIC_RELAXED);
+  if (offset + bytes > ARENA_BYTES) {
+    errno = ENOMEM;
+    fatal("too many streams, events and graphs", "Report this, with what the program does.");
+  }
+  return (void *)(ARENA_BASE + offset);
+}
+
+int device_of(const void *pointer) {
+  uint64_t address = (uint64_t)pointer;
+  if (!shared || address < device_base || address >= device_base + shared->num_devices * device_span) return -1;
+  return (int)((address - device_base) / device_span);
+}
+
+int set_error(int error) {
+  if (error != OK && error != ERR_NOT_READY) last_error = error;
+  return error;
+}
+
+int current_device(void) {
+  device_init();
+  return device_now;
+}
+
+int has_context(int device) { return contexts[device]; }
+
+void ensure_context(int device) {
+  device_init();
+  if (device < 0 || device >= (int)shared->num_devices || contexts[device]) return;
+  lock_shared();
+  if (!contexts[device]) {
+    contexts[device] = 1;
+    my_row()->used_bytes[device] += shared->devices[device].context_bytes;
+  }
+  unlock_shared();
+}
+
+/* Under the shared lock or for display: what all living processes use. */
+uint64_t used_by_all(int device) {
+  uint64_t used = shared->devices[device].other_bytes;
+  for (int i = 0; i < MAX_PROCESSES; i++)
+    if (shared->processes[i].pid && !is_dead(shared->processes[i].pid))
+      used += shared->processes[i].used_bytes[device];
+  return used;
+}
+
+uint64_t free_bytes(int device) {
+  uint64_t used = used_by_all(device), total = shared->devices[device].total_bytes;
+  return used < total ? total - used : 0;
+}
+
+int charge(int device, uint64_t bytes) {
+  lock_shared();
+  int error = bytes > free_bytes(device) ? ERR_OUT_OF_MEMORY : OK;
+  if (!error) my_row()->used_bytes[device] += bytes;
+  unlock_shared();
+  return error;
+}
+
+void uncharge(int device, uint64_t bytes) {
+  lock_shared();
+  struct process_state *row = my_row();
+  row->used_bytes[device] -= bytes < row->used_bytes[device] ? bytes : row->used_bytes[device];
+  unlock_shared();
+}
+
+/* ---- address ranges: the lower half of a device's span for cudaMalloc, the upper for cuMemAddressReserve ---- */
+
+struct extent {
+  uint64_t start, bytes;
+};
+static struct {
+  struct extent *items;
+  size_t count, capacity;
+} taken[MAX_DEVICES][2];
+static uint64_t random_state;
+
+static uint64_t next_random(void) { /* splitmix64 */
+  uint64_t z = (random_state += 0x9e3779b97f4a7c15ull);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return z ^ (z >> 31);
+}
+
+static uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+
+uint64_t reserve_address(int device, uint64_t bytes, uint64_t alignment, int virtual_memory) {
+  bytes = round_up(bytes, GRANULE);
+  if (alignment < GRANULE) alignment = GRANULE;
+  uint64_t half = device_span / 2, base = device_base + device * device_span + (virtual_memory ? half : 0);
+  struct extent **items = &taken[device][virtual_memory].items;
+  size_t *count = &taken[device][virtual_memory].count, *capacity = &taken[device][virtual_memory].capacity;
+  uint64_t limit = base + half, start = 0;
+  size_t at = 0;
+  lock_process();
+  if (!random_state) random_state = shared->seed + 1;
+  if (shared->address_order == 2 && !virtual_memory) {
+    /* Somewhere in the first 64 times the device's memory, so that neighbours touch now and then. */
+    uint64_t window = round_up(64 * shared->devices[device].total_bytes, GRANULE);
+    if (window > half) window = half;
+    for (int tries = 0; tries < 10000 && !start; tries++) {
+      uint64_t candidate = base + next_random() % (window / GRANULE) * GRANULE;
+      if (candidate + bytes > limit) continue;
+      for (at = 0; at < *count && (*items)[at].start < candidate; at++) {}
+      int clear = (at == 0 || (*items)[at - 1].start + (*items)[at - 1].bytes <= candidate) &&
+                  (at == *count || candidate + bytes <= (*items)[at].start);
+      if (clear) start = candidate;
+    }
+  } else if (shared->address_order == 1 && !virtual_memory) {
+    uint64_t end = limit;
+    for (at = *count;; at--) {
+      uint64_t floor = at ? (*items)[at - 1].start + (*items)[at - 1].bytes : base;
+      if (end - floor >= bytes) {
+        start = end - bytes;
+        break;
+      }
+      if (!at) break;
+      end = (*items)[at - 1].start;
+    }
+  } else {
+    uint64_t floor = base;
+    for (at = 0;; at++) {
+      uint64_t ceiling = at < *count ? (*items)[at].start : limit, candidate = round_up(floor, alignment);
+      if (candidate + bytes <= ceiling) {
+        start = candidate;
+        break;
+      }
+      if (at >= *count) break;
+      floor = (*items)[at].start + (*items)[at].bytes;
+    }
+  }
+  if (start) {
+    if (*count == *capacity) {
+      *capacity = *capacity ? 2 * *capacity : 1024;
+      *items = realloc(*items, *capacity * sizeof **items);
+    }
+    memmove(*items + at + 1, *items + at, (*count - at) * sizeof **items);
+    (*items)[at] = (struct extent){start, bytes};
+    ++*count;
+  }
+  unlock_process();
+  return start;
+}
+
+/* Gives the pages back to the host as well. OK, or ERR_INVALID_VALUE where ADDRESS starts nothing. */
+int release_address(int device, uint64_t address, uint64_t *bytes) {
+  int error = ERR_INVALID_VALUE;
+  lock_process();
+  for (int kind = 0; kind < 2 && error; kind++) {
+    struct extent *items = taken[device][kind].items;
+    size_t low = 0, high = taken[device][kind].count;
+    while (low < high) {
+      size_t middle = (low + high) / 2;
+      if (items[middle].start < address) low = middle + 1;
+      else high = middle;
+    }
+    if (low < taken[device][kind].count && items[low].start == address) {
+      *bytes = items[low].bytes;
+      memmove(items + low, items + low + 1, (taken[device][kind].count - low - 1) * sizeof *items);
+      taken[device][kind].count--;
+      error = OK;
+    }
+  }
+  unlock_process();
+  if (!error) madvise((void *)address, *bytes, MADV_DONTNEED);
+  return error;
+}
+
+void not_emulated(const char *name) {
+  static const char *said[64];
+  static int count;
+  lock_process();
+  int known = 0;
+  for (int i = 0; i < count; i++) known |= said[i] == name || strcmp(said[i], name) == 0;
+  if (!known && count < 64) said[count++] = name;
+  unlock_process();
+  if (!known) say("%s is not emulated, and fails here", name);
+}
+
+/* ---- devices and errors of the runtime ---- */
+
+EXPORT int cudaGetDeviceCount(int *count) {
+  device_init();
+  *count = (int)shared->num_devices;
+  return *count ? OK : set_error(100);
+}
+EXPORT int cudaGetDevice(int *device) {
+  *device = current_device();
+  return OK;
+}
+EXPORT int cudaSetDevice(int device) {
+  device_init();
+  if (device < 0 || device >= (int)shared->num_devices) return set_error(ERR_INVALID_DEVICE);
+  device_now = device;
+  ensure_context(device); /* since CUDA 12 */
+  return OK;
+}
+EXPORT int cudaGetLastError(void) {
+  int error = last_error;
+  last_error = OK;
+  return error;
+}
+EXPORT int cudaPeekAtLastError(void) { return last_error; }
+EXPORT const char *cudaGetErrorString(int error) {
+  switch (error) {
+    case OK: return "no error";
+    case ERR_INVALID_VALUE: return "invalid argument";
+    case ERR_OUT_OF_MEMORY: return "out of memory";
+    case 100: return "no CUDA-capable device is detected";
+    case ERR_INVALID_DEVICE: return "invalid device ordinal";
+    case ERR_NOT_READY: return "device not ready";
+    case ERR_NOT_SUPPORTED: return "operation not supported on an emulated device (oomdoctor)";
+    case ERR_PEER_ALREADY_ENABLED: return "peer access is already enabled";
+    default: return "error of an emulated device (oomdoctor)";
+  }
+}
+EXPORT const char *cudaGetErrorName(int error) {
+  switch (error) {
+    case OK: return "cudaSuccess";
+    case ERR_INVALID_VALUE: return "cudaErrorInvalidValue";
+    case ERR_OUT_OF_MEMORY: return "cudaErrorMemoryAllocation";
+    case 100: return "cudaErrorNoDevice";
+    case ERR_INVALID_DEVICE: return "cudaErrorInvalidDevice";
+    case ERR_NOT_READY: return "cudaErrorNotReady";
+    case ERR_NOT_SUPPORTED: return "cudaErrorNotSupported";
+    default: return "cudaErrorUnknown";
+  }
+}
