@@ -1,1 +1,1 @@
-"""run"""
+"""Launching a command, sampling NVML beside it, and the run folder that both leave behind."""

@@ -1,0 +1,57 @@
+"""Switching torch's own recording on, in each version's own way."""
+
+from typing import Any, Callable
+
+
+def start(torch: Any, max_entries: int, stacks: str) -> None:
+    """``_record_memory_history`` with a bounded ring.
+
+    torch 2.1 and later take ``(enabled, context, stacks, max_entries)`` and record on all devices
+    (torch/cuda/memory.py ``_record_memory_history_impl``); 2.0 takes ``(enabled, record_context,
+    trace_alloc_max_entries, trace_alloc_record_context, device)`` and records on one device at a time
+    (``NativeCachingAllocator::recordHistory`` asks cudaGetDevice). Passing the old names to a new torch would
+    still work, but as ``_record_memory_history_legacy`` with C++ stacks decided elsewhere.
+    """
+    record = torch.cuda.memory._record_memory_history
+    if is_torch_2_0(torch):
+        for device in range(torch.cuda.device_count()):
+            record(
+                True,
+                record_context=stacks != "none",
+                trace_alloc_max_entries=max_entries,
+                trace_alloc_record_context=stacks != "none",
+                device=device,
+                _enable_expensive_cpp=stacks == "all",
+            )
+        return
+    record(
+        enabled="all",
+        context=None if stacks == "none" else "all",
+        stacks="all" if stacks == "all" else "python",
+        max_entries=max_entries,
+    )
+
+
+def is_torch_2_0(torch: Any) -> bool:
+    """Whether ``_record_memory_history`` has the signature of 2.0.
+
+    A look at the function, not at the version.
+    """
+    code = getattr(torch.cuda.memory._record_memory_history, "__code__", None)
+    return code is not None and "trace_alloc_max_entries" in code.co_varnames[: code.co_argcount]
+
+
+def observe_ooms(torch: Any, observer: Callable[[int, int, int, int], None]) -> None:
+    """Have ``observer(device, requested, limit, free)`` called at every OOM, before it becomes an exception.
+
+    ``DeviceCachingAllocator::malloc`` (c10/cuda/CUDACachingAllocator.cpp) calls its observers after it has
+    given the device's lock back, so a snapshot can be taken from within. In torch 2.0 each device has its own
+    list (``attachOutOfMemoryObserver`` asks cudaGetDevice), later one call reaches all of them.
+    """
+    attach = torch._C._cuda_attach_out_of_memory_observer
+    if not is_torch_2_0(torch):
+        attach(observer)
+        return
+    for device in range(torch.cuda.device_count()):
+        with torch.cuda.device(device):
+            attach(observer)

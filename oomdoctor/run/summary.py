@@ -1,0 +1,181 @@
+"""What ``trace`` says when the command has ended: what was recorded, what went wrong, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from oomdoctor.run.notify import Heard
+from oomdoctor.run.nvml import Sampler
+
+
+@dataclass
+class Recorded:
+    """What this launcher's processes left in the run folder."""
+
+    processes: int = 0
+    snapshots: int = 0
+    ooms: int = 0
+    silent: list[str] = field(default_factory=list)  # processes without any snapshot
+    wrapped: list[str] = field(default_factory=list)  # "rank 1 GPU 0"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def recorded(folder: Path, launcher: str) -> Recorded:
+    """Count what lies in the folder and was started by this launcher."""
+    found = Recorded()
+    for process in sorted((folder / "processes").glob("*")):
+        facts = _load(process / "process.json")
+        if facts.get("launcher") != launcher:
+            continue
+        found.processes += 1
+        dumps = sorted(process.glob("[0-9]*-*.json"))
+        found.snapshots += len(dumps)
+        if not dumps:
+            found.silent.append(process.name)
+        try:
+            lines = (process / "ooms.jsonl").read_text().splitlines()
+            found.ooms += json.loads(lines[-1])["count"] if lines else 0
+        except (OSError, ValueError, KeyError):
+            pass
+        if dumps:
+            last = _load(dumps[-1])
+            rank = (last.get("process") or {}).get("rank")
+            who = f"rank {rank} " if rank is not None else ""
+            for device, wrapped in enumerate((last.get("history") or {}).get("wrapped") or []):
+                if wrapped:
+                    found.wrapped.append(f"{who}GPU {device}")
+    return found
+
+
+def failures(heard: Heard) -> list[str]:
+    """What recorders could not do, each once."""
+    return [text if count == 1 else f"{text} ({count} times)" for text, count in heard.failures.items()]
+
+
+_REMEDIES = (
+    (r"No space left|Disk quota|File too large|ENOSPC", "free some space, or record to another disk with -o"),
+    (r"Read-only|Permission denied|not permitted", "record to a folder that the command may write, with -o"),
+    (
+        r"keeps no history|cudaMallocAsync",
+        "history needs the native allocator: leave backend:cudaMallocAsync out",
+    ),
+)
+
+
+def remedy(text: str) -> Optional[str]:
+    """What to do about a failure, where it is one of the usual ones."""
+    return next((what for pattern, what in _REMEDIES if re.search(pattern, text)), None)
+
+
+def ignores_python_path(command: Sequence[str]) -> Optional[str]:
+    """The flag, if this command is a Python told to ignore PYTHONPATH or to skip ``site`` (-I, -E, -S)."""
+    if not command:
+        return None
+    words = list(command)
+    if not re.match(r"python[\d.]*$", os.path.basename(words[0])):
+        try:
+            with open(words[0], "rb") as file:
+                first = file.readline(256)
+        except OSError:
+            return None
+        if not re.match(rb"#!.*python", first):
+            return None
+        words = first[2:].decode("utf-8", "replace").split()
+    for word in words[1:]:
+        if not word.startswith("-") or word in ("-c", "-m", "--"):
+            return None
+        found = re.match(r"-[A-Za-z]*?([IES])", word)
+        if found and not word.startswith("--"):
+            return f"-{found.group(1)}"
+    return None
+
+
+def why_nothing(command: Sequence[str], heard: Heard, listening: bool = True) -> str:
+    """Why no process recorded anything: the step on the way that was not reached."""
+    if heard.cuda:
+        return "CUDA was initialized, but nothing could be written"
+    if any(not text.endswith(" none") for text in heard.torch):
+        return "torch was imported, but CUDA was never initialized: no tensor went to a GPU"
+    if heard.torch:
+        version = heard.torch[0].split(" ")[0]
+        return f"torch {version} is a build without CUDA: install one with CUDA, or try `oomdoctor rehearse`"
+    if heard.pythons:
+        return "Python ran, but did not import torch"
+    flag = ignores_python_path(command)
+    if flag:
+        return (
+            f"python {flag} ignores PYTHONPATH, by which the recorder gets in: run it without {flag}"
+            if flag != "-S"
+            else "python -S skips the site module, by which the recorder gets in: run it without -S"
+        )
+    if not listening:
+        return "the recorder could not be heard, see the processes/ folder"
+    return (
+        "no Python process took part, or none that reads PYTHONPATH"
+        " (python -I and -E do not; sudo and containers drop it: see `oomdoctor env`)"
+    )
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
+
+
+def lines(
+    command: Sequence[str],
+    folder: Path,
+    launcher: str,
+    heard: Heard,
+    problems: Sequence[str],
+    sampler: Sampler,
+) -> list[str]:
+    """The lines told at the end, the next command last."""
+    found = recorded(folder, launcher)
+    shown = _short(folder)
+    told: list[str] = []
+    if found.processes:
+        told.append(
+            f"recorded {_many(found.processes, 'process', 'processes')},"
+            f" {_many(found.snapshots, 'snapshot', 'snapshots')},"
+            f" {_many(found.ooms, 'out-of-memory error', 'out-of-memory errors')} in {shown}"
+        )
+    else:
+        told.append(f"nothing was recorded: {why_nothing(command, heard)}")
+    for name in found.silent:
+        told.append(f"{name} left no snapshot: it was killed before it could (SIGKILL, or a crash)")
+    if found.wrapped:
+        told.append(
+            f"the history wrapped ({', '.join(found.wrapped)}): its beginning is lost, the newest events are"
+            " there; record more with --max-entries"
+        )
+    for problem in dict.fromkeys(problems):
+        what = remedy(problem)
+        told.append(f"problem: {problem}" + (f"; {what}" if what else ""))
+    if found.processes and not sampler.available:
+        told.append(
+            f"no NVML samples ({sampler.why}): memory that is not PyTorch's is known from the snapshots only"
+        )
+    elif found.processes and sampler.why:
+        told.append(f"NVML {sampler.why}")
+    if found.snapshots:
+        told.append(f"next: oomdoctor explain {shlex.quote(shown)}")
+    return told
+
+
+def _short(folder: Path) -> str:
+    """The folder as it is easiest to type from here."""
+    relative = os.path.relpath(folder)
+    return relative if not relative.startswith("..") else str(folder)
