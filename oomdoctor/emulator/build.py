@@ -1,9 +1,10 @@
 """Stand-ins for NVIDIA's libraries, made for one torch build and kept.
 
-For each library of NVIDIA's that torch names (DT_NEEDED), a stub with the same soname is generated that defines the
-symbols that torch imports from it, under the versions that it asks for, each returning 0. What has to behave lies in one
-library of its own, ``device/*.c``, which comes first in LD_PRELOAD and so wins over the stubs: glibc accepts a symbol
-without version from a library that has none (``check_match``, elf/dl-lookup.c).
+For each library of NVIDIA's that torch names (DT_NEEDED), a stub with the same soname is generated that
+defines the symbols that torch imports from it, under the versions that it asks for, each returning 0. What
+has to behave lies in one library of its own, ``device/*.c``, which comes first in LD_PRELOAD and so wins over
+the stubs: glibc accepts a symbol without version from a library that has none (``check_match``,
+elf/dl-lookup.c).
 """
 
 from __future__ import annotations
@@ -47,9 +48,19 @@ _OWNERS = (
     (re.compile(r"nvml[A-Z]"), "libnvidia-ml"),
     (re.compile(r"cu[A-Z]"), "libcuda"),
 )
-# These say how much the caller must allocate; 0 with the answer left unwritten would make it allocate at random.
-_ASKS_SIZE = re.compile(r"(?i)(buffersize|workspacesize|workspaceinbytes|bufferinfo|cufft(Xt)?MakePlan|cufftGetSize|Getrf|Potrf)")
-_REFUSAL = {"libcublas": 15, "libcublasLt": 15, "libcusolver": 9, "libcusparse": 10, "libcufft": 16, "libcudnn": 3000}
+# These say how much the caller must allocate; 0 with the answer left unwritten would make it allocate at
+# random.
+_ASKS_SIZE = re.compile(
+    r"(?i)(buffersize|workspacesize|workspaceinbytes|bufferinfo|cufft(Xt)?MakePlan|cufftGetSize|Getrf|Potrf)"
+)
+_REFUSAL = {
+    "libcublas": 15,
+    "libcublasLt": 15,
+    "libcusolver": 9,
+    "libcusparse": 10,
+    "libcufft": 16,
+    "libcudnn": 3000,
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ class Stubs:
 
 
 def cache_root() -> Path:
-    """Where built stand-ins are kept: ``$OOMDOCTOR_CACHE``, else ``$XDG_CACHE_HOME/oomdoctor``, else ``~/.cache``."""
+    """Where built stand-ins are kept: ``$OOMDOCTOR_CACHE``, else ``$XDG_CACHE_HOME/oomdoctor``, else
+    ``~/.cache``."""
     if os.environ.get("OOMDOCTOR_CACHE"):
         return Path(os.environ["OOMDOCTOR_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "oomdoctor"
@@ -103,7 +115,8 @@ def built_stubs(torch: TorchBuild) -> Stubs:
     Two processes may build at once: each builds aside, and the first to rename wins.
 
     Raises:
-        EmulatorError: no compiler, a compiler error, a cache folder that cannot be written, or a symbol of NVIDIA's
+        EmulatorError: no compiler, a compiler error, a cache folder that cannot be written, or a symbol of
+        NVIDIA's
             that nothing here provides.
     """
     final = cache_root() / "emulator" / build_key(torch)
@@ -138,7 +151,7 @@ def _build(torch: TorchBuild, folder: Path) -> None:
     sonames = sorted({name for found in imports.values() for name in found.needed if _NVIDIA.match(name)})
     bundled = {library.name for library in torch.libraries()}
     sonames = [name for name in sonames if name not in bundled]
-    wanted = _wanted(imports.values(), sonames, lambda: _defined_by(torch.libraries()))
+    wanted = _wanted(imports.values(), sonames, _defined_by(torch.libraries()))
     major = next((int(n.rsplit(".", 1)[1]) for n in sonames if n.startswith("libcudart.so.")), torch.cuda[0])
     cudnn = next((int(n.rsplit(".", 1)[1]) for n in sonames if n.startswith("libcudnn.so.")), 9)
     defines = [
@@ -149,26 +162,37 @@ def _build(torch: TorchBuild, folder: Path) -> None:
     flags = ["-O1", "-fPIC", "-shared", "-Wl,-z,now"]
     sources = sorted(str(path) for path in SOURCES.glob("*.c"))
     _run(
-        [*compiler, *flags, "-fvisibility=hidden", *defines, *sources, "-o", str(folder / DEVICE)]
-        + [f"-Wl,-soname,{DEVICE}", "-ldl", "-lpthread"]
+        *compiler,
+        *flags,
+        "-fvisibility=hidden",
+        *defines,
+        *sources,
+        *("-o", str(folder / DEVICE), f"-Wl,-soname,{DEVICE}", "-ldl", "-lpthread"),
     )
     real = read_defined(folder / DEVICE)
     names = [*sonames, *(name for name in OPENED_BY_NAME if name not in sonames)]
 
     def make(soname: str) -> None:
         stem = soname.split(".so")[0]
-        by_version = {v: sorted(n for n in names_ if n not in real) for v, names_ in wanted.get(soname, {}).items()}
+        by_version = {
+            v: sorted(n for n in names_ if n not in real) for v, names_ in wanted.get(soname, {}).items()
+        }
         source, script = folder / f"{soname}.c", folder / f"{soname}.map"
         source.write_text(_stub_source(stem, {n for names_ in by_version.values() for n in names_}))
         versioned = {v: names_ for v, names_ in by_version.items() if v is not None}
-        script.write_text("".join(f"{v} {{ global: oomdoctor_{i};{''.join(f' {n};' for n in names_)} }};\n"
-                                  for i, (v, names_) in enumerate(sorted(versioned.items()))))
+        script.write_text(
+            "".join(
+                f"{v} {{ global: oomdoctor_{i};{''.join(f' {n};' for n in names_)} }};\n"
+                for i, (v, names_) in enumerate(sorted(versioned.items()))
+            )
+        )
         with source.open("a") as out:
             out.writelines(f"char oomdoctor_{i};\n" for i in range(len(versioned)))
         link = [f"-Wl,--version-script={script}"] if versioned else []
         _run(
-            [*compiler, "-O1", "-fPIC", "-shared", "-w", str(source), "-o", str(folder / soname), *link]
-            + [f"-Wl,-soname,{soname}", "-Wl,--no-as-needed", str(folder / DEVICE), "-Wl,-rpath,$ORIGIN"]
+            *compiler,
+            *("-O1", "-fPIC", "-shared", "-w", str(source), "-o", str(folder / soname), *link),
+            *(f"-Wl,-soname,{soname}", "-Wl,--no-as-needed", str(folder / DEVICE), "-Wl,-rpath,$ORIGIN"),
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -188,9 +212,12 @@ def _stub_source(stem: str, names: Iterable[str]) -> str:
 
 
 def _wanted(
-    imports: Iterable[Imports], sonames: list[str], defined: "object"
+    imports: Iterable[Imports], sonames: list[str], own: set[str]
 ) -> dict[str, dict[Optional[str], set[str]]]:
-    """{soname: {version: names}} of what the stubs must define. Version None: symbols without one."""
+    """{soname: {version: names}} of what the stubs must define. Version None: symbols without one.
+
+    ``own`` is what torch's own libraries define. Raises EmulatorError where nobody has a symbol.
+    """
     wanted: dict[str, dict[Optional[str], set[str]]] = defaultdict(lambda: defaultdict(set))
     loose: dict[str, str] = {}
     for found in imports:
@@ -201,7 +228,6 @@ def _wanted(
                 owner = next((stem for pattern, stem in _OWNERS if pattern.match(symbol.name)), None)
                 if owner is not None:
                     loose[symbol.name] = owner
-    own = defined()  # type: ignore[operator]
     stems = {name.split(".so")[0]: name for name in (*sonames, *OPENED_BY_NAME)}
     for name, owner in loose.items():
         if name in own:
@@ -220,10 +246,12 @@ def _defined_by(libraries: Iterable[Path]) -> set[str]:
     return {name for library in libraries for name in read_defined(library)}
 
 
-def _run(command: list[str]) -> None:
+def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        errors = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
+        errors = [
+            line for line in done.stderr.splitlines() if "error" in line.lower()
+        ] or done.stderr.splitlines()
         raise EmulatorError(
             "the emulated device does not compile",
             where=command[0],

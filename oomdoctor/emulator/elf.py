@@ -1,4 +1,5 @@
-"""What a shared library asks of others: its DT_NEEDED entries and its undefined symbols with their versions."""
+"""What a shared library asks of others: its DT_NEEDED entries and its undefined symbols with their
+versions."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ _WEAK = 2
 class Imported:
     """A symbol that a library imports.
 
-    ``version`` and ``soname`` are what its version requirement (.gnu.version_r) names, or None for a symbol without
-    one; ``soname`` then has to be told from the symbol's name. ``weak`` symbols may stay unresolved.
+    ``version`` and ``soname`` are what its version requirement (.gnu.version_r) names, or None for a symbol
+    without one; ``soname`` then has to be told from the symbol's name. ``weak`` symbols may stay unresolved.
     """
 
     name: str
@@ -52,8 +53,8 @@ def read_defined(path: Path) -> set[str]:
 def read_imports(path: Path) -> Imports:
     """Read the imports of a 64-bit little-endian ELF library.
 
-    Only the dynamic sections are read: libtorch_cuda has half a gigabyte of kernels and a symbol table that a loop over
-    pyelftools' objects takes half a minute for, so the table is read as an array.
+    Only the dynamic sections are read: libtorch_cuda has half a gigabyte of kernels and a symbol table that a
+    loop over pyelftools' objects takes half a minute for, so the table is read as an array.
     """
     with open(path, "rb") as stream:
         elf = ELFFile(stream)
@@ -77,6 +78,8 @@ def read_imports(path: Path) -> Imports:
     for index in undefined:
         start = int(table["name"][index])
         name = names[start : names.index(b"\0", start)].decode()
-        version, soname = versions.get(int(versym[index]) & 0x7FFF, (None, None)) if versym is not None else (None, None)
+        version, soname = (
+            versions.get(int(versym[index]) & 0x7FFF, (None, None)) if versym is not None else (None, None)
+        )
         symbols.append(Imported(name, version, soname, int(table["info"][index]) >> 4 == _WEAK))
     return Imports(needed, tuple(symbols))

@@ -32,7 +32,8 @@ class EmulatedDevices:
         context_bytes: what the context of each process takes on each device that it uses.
         other_bytes: what another, invented process takes on each device.
         other_pid: the pid under which NVML shows it.
-        event_latency: how many later operations on the process's devices an event waits for before it is done; 0: done
+        event_latency: how many later operations on the process's devices an event waits for before it is
+        done; 0: done
             at once. Frees of memory that another stream uses wait for such events.
         address_order: in which order cudaMalloc hands out addresses: rising, falling or random.
         seed: for random addresses.
@@ -74,7 +75,9 @@ class EmulatedDevices:
             ).ljust(_DEVICE_BYTES, b"\0")
             for total in self.memory_bytes
         )
-        return header + devices.ljust(_DEVICE_BYTES * MAX_DEVICES, b"\0") + bytes(_PROCESS_BYTES * MAX_PROCESSES)
+        return (
+            header + devices.ljust(_DEVICE_BYTES * MAX_DEVICES, b"\0") + bytes(_PROCESS_BYTES * MAX_PROCESSES)
+        )
 
     def write(self, path: Path) -> None:
         """Make the state file at ``path``."""

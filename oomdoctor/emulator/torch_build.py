@@ -14,7 +14,8 @@ from typing import Optional
 
 from oomdoctor.errors import EmulatorError
 
-# find_spec does not import torch. -I would hide the user's site-packages, so PYTHONPATH counts as it does for the command.
+# find_spec does not import torch. -I would hide the user's site-packages, so PYTHONPATH counts as it does for
+# the command.
 _ASK = (
     "import importlib.util as u,sys;s=u.find_spec('torch');"
     "print(sys.executable);print(s.submodule_search_locations[0] if s else '')"
@@ -90,8 +91,8 @@ def find_torch(python: str) -> TorchBuild:
         raise EmulatorError(
             "this Python has no torch",
             where=executable,
-            next_step="pip install --no-deps torch (its NVIDIA packages are not needed), or name another interpreter "
-            "with --python",
+            next_step="pip install --no-deps torch (its NVIDIA packages are not needed), "
+            "or name another interpreter with --python",
         )
     return read_torch(Path(folder), executable)
 
@@ -123,6 +124,6 @@ def read_torch(folder: Path, python: str) -> TorchBuild:
             f"torch {version} is built for {built_for}",
             where=str(folder),
             why="a rehearsal runs PyTorch's own CUDA allocator, and this build does not have it",
-            next_step="install a CUDA build: pip install --no-deps torch from PyPI is enough, without NVIDIA's packages",
+            next_step="install a CUDA build; PyPI's is one: pip install --no-deps torch",
         )
     return TorchBuild(folder, version, (int(cuda[1]), int(cuda[2])), python)

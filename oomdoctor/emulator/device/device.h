@@ -69,7 +69,10 @@ struct shared_state {
 extern struct shared_state *shared; /* NULL until the first call */
 
 void device_init(void);               /* maps the state file, reserves the address ranges; idempotent */
-int current_device(void);
+int current_device(void);             /* as NVML counts */
+int visible_count(void);
+int physical(int device);             /* from the number that the program sees to NVML's; -1: there is none */
+int logical(int device);              /* and back */
 void ensure_context(int device);      /* the first use of a device by a process takes context_bytes */
 int has_context(int device);
 int charge(int device, uint64_t bytes); /* OK or ERR_OUT_OF_MEMORY */

@@ -53,7 +53,7 @@ EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **handle) {
   *handle = (void *)(uint64_t)number;
   return OK;
 }
-static void uuid_text(int device, char *text, unsigned length) {
+void nvml_uuid_text(int device, char *text, unsigned length) {
   extern void device_uuid(int device, unsigned char uuid[16]);
   unsigned char u[16];
   device_uuid(device, u);
@@ -61,14 +61,14 @@ static void uuid_text(int device, char *text, unsigned length) {
            u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
 }
 EXPORT int nvmlDeviceGetUUID(void *handle, char *text, unsigned length) {
-  uuid_text(device_index(handle), text, length);
+  nvml_uuid_text(device_index(handle), text, length);
   return OK;
 }
 EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
   char text[96];
   device_init();
   for (unsigned i = 0; i < shared->num_devices; i++) {
-    uuid_text((int)i, text, sizeof text);
+    nvml_uuid_text((int)i, text, sizeof text);
     if (strcmp(text, uuid) == 0) return nvmlDeviceGetHandleByIndex_v2(i, handle);
   }
   return NVML_NOT_FOUND;

@@ -37,8 +37,8 @@ void device_uuid(int device, unsigned char uuid[16]) {
 }
 
 static int get_properties(char *p, int device) {
-  device_init();
-  if (device < 0 || device >= (int)shared->num_devices) return set_error(ERR_INVALID_DEVICE);
+  device = physical(device);
+  if (device < 0) return set_error(ERR_INVALID_DEVICE);
   const struct device_state *d = &shared->devices[device];
   memset(p, 0, PROP_BYTES);
 #define I32(offset, value) (*(int *)(p + (offset)) = (int)(value))
@@ -85,8 +85,8 @@ EXPORT int cudaGetDeviceProperties(void *properties, int device) { return get_pr
 EXPORT int cudaGetDeviceProperties_v2(void *properties, int device) { return get_properties(properties, device); }
 
 static int attribute(int *value, int id, int device) {
-  device_init();
-  if (device < 0 || device >= (int)shared->num_devices) return ERR_INVALID_DEVICE;
+  device = physical(device);
+  if (device < 0) return ERR_INVALID_DEVICE;
   const struct device_state *d = &shared->devices[device];
   switch (id) { /* enum cudaDeviceAttr, equal to CUdevice_attribute */
     case 1: case 2: case 3: *value = 1024; break;
@@ -123,7 +123,7 @@ static int attribute(int *value, int id, int device) {
 }
 EXPORT int cudaDeviceGetAttribute(int *value, int id, int device) { return set_error(attribute(value, id, device)); }
 EXPORT int cudaDeviceGetPCIBusId(char *text, int length, int device) {
-  snprintf(text, length, "0000:%02X:00.0", device + 1);
+  snprintf(text, length, "0000:%02X:00.0", physical(device) + 1);
   return OK;
 }
 EXPORT int cudaDeviceCanAccessPeer(int *can, int device, int peer) {
@@ -133,7 +133,7 @@ EXPORT int cudaDeviceCanAccessPeer(int *can, int device, int peer) {
 EXPORT int cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
   static int enabled[MAX_DEVICES][MAX_DEVICES];
   (void)flags;
-  int device = current_device();
+  int device = logical(current_device());
   if (peer < 0 || peer >= MAX_DEVICES) return set_error(ERR_INVALID_DEVICE);
   if (enabled[device][peer]) return set_error(ERR_PEER_ALREADY_ENABLED);
   enabled[device][peer] = 1;
@@ -272,42 +272,44 @@ EXPORT int cuDeviceGetName(char *name, int length, int device) {
   return OK;
 }
 EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int device) {
-  device_init();
-  *bytes = shared->devices[device].total_bytes;
+  if (physical(device) < 0) return ERR_INVALID_DEVICE;
+  *bytes = shared->devices[physical(device)].total_bytes;
   return OK;
 }
 EXPORT int cuDeviceGetUuid(unsigned char *uuid, int device) {
-  device_uuid(device, uuid);
+  if (physical(device) < 0) return ERR_INVALID_DEVICE;
+  device_uuid(physical(device), uuid);
   return OK;
 }
 EXPORT int cuDeviceGetUuid_v2(unsigned char *uuid, int device) { return cuDeviceGetUuid(uuid, device); }
 EXPORT int cuDeviceGetAttribute(int *value, int id, int device) { return attribute(value, id, device); }
 EXPORT int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
-  device_init();
+  if (physical(device) < 0) return ERR_INVALID_DEVICE;
   if (flags) *flags = 0;
-  *active = device >= 0 && device < MAX_DEVICES && has_context(device);
+  *active = has_context(physical(device));
   return OK;
 }
 EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) {
-  ensure_context(device);
+  if (physical(device) < 0) return ERR_INVALID_DEVICE;
+  ensure_context(physical(device));
   *context = (void *)(uint64_t)(device + 1);
   return OK;
 }
 EXPORT int cuCtxGetCurrent(void **context) {
   int device = current_device();
-  *context = has_context(device) ? (void *)(uint64_t)(device + 1) : NULL;
+  *context = has_context(device) ? (void *)(uint64_t)(logical(device) + 1) : NULL;
   return OK;
 }
 EXPORT int cuCtxGetDevice(int *device) {
-  *device = current_device();
+  *device = logical(current_device());
   return OK;
 }
 EXPORT int cuStreamGetCtx(void *stream, void **context) {
   (void)stream;
-  return cuDevicePrimaryCtxRetain(context, current_device());
+  return cuDevicePrimaryCtxRetain(context, logical(current_device()));
 }
 EXPORT int cuPointerGetAttribute(void *data, int id, uint64_t pointer) {
-  int device = device_of((void *)pointer);
+  int device = logical(device_of((void *)pointer));
   switch (id) { /* CUpointer_attribute */
     case 1: *(void **)data = device >= 0 ? (void *)(uint64_t)(device + 1) : NULL; break; /* context */
     case 2: *(unsigned *)data = device >= 0 ? 2 : 1; break;                             /* memory type */

@@ -110,6 +110,7 @@ static void after_fork(void) {
   memset(contexts, 0, sizeof contexts);
 }
 
+static void read_visible(void);
 static void init_once(void) {
   const char *path = getenv("OOMDOCTOR_EMULATED_STATE");
   if (!path) {
@@ -133,6 +134,7 @@ static void init_once(void) {
   pthread_atfork(NULL, NULL, after_fork);
   atexit(leave);
   shared = state;
+  read_visible();
 }
 
 void device_init(void) { pthread_once(&once, init_once); }
@@ -157,9 +159,49 @@ int set_error(int error) {
   return error;
 }
 
-int current_device(void) {
+/* CUDA_VISIBLE_DEVICES: the program's device 0 is the first that it names. Reading stops at the first that there is
+ * not, as the driver's does. */
+static int visible[MAX_DEVICES], num_visible;
+static void read_visible(void) {
+  extern void nvml_uuid_text(int device, char *text, unsigned length);
+  const char *names = getenv("CUDA_VISIBLE_DEVICES");
+  num_visible = 0;
+  if (!names) {
+    for (num_visible = 0; num_visible < (int)shared->num_devices; num_visible++) visible[num_visible] = num_visible;
+    return;
+  }
+  while (*names && num_visible < MAX_DEVICES) {
+    char word[128], uuid[96], *end;
+    size_t length = strcspn(names, ",");
+    snprintf(word, sizeof word, "%.*s", (int)length, names);
+    long number = strtol(word, &end, 10);
+    if (end == word || *end) {
+      for (number = 0; number < shared->num_devices; number++) {
+        nvml_uuid_text((int)number, uuid, sizeof uuid);
+        if (word[0] && strncmp(uuid, word, strlen(word)) == 0) break;
+      }
+    }
+    if (number < 0 || number >= shared->num_devices) break;
+    visible[num_visible++] = (int)number;
+    names += length + (names[length] == ',');
+  }
+}
+int visible_count(void) {
   device_init();
-  return device_now;
+  return num_visible;
+}
+int physical(int device) {
+  device_init();
+  return device >= 0 && device < num_visible ? visible[device] : -1;
+}
+int logical(int device) {
+  for (int i = 0; i < num_visible; i++)
+    if (visible[i] == device) return i;
+  return -1;
+}
+int current_device(void) {
+  int device = physical(device_now);
+  return device < 0 ? 0 : device;
 }
 
 int has_context(int device) { return contexts[device]; }
@@ -320,19 +362,17 @@ void not_emulated(const char *name) {
 /* ---- devices and errors of the runtime ---- */
 
 EXPORT int cudaGetDeviceCount(int *count) {
-  device_init();
-  *count = (int)shared->num_devices;
+  *count = visible_count();
   return *count ? OK : set_error(100);
 }
 EXPORT int cudaGetDevice(int *device) {
-  *device = current_device();
+  *device = device_now;
   return OK;
 }
 EXPORT int cudaSetDevice(int device) {
-  device_init();
-  if (device < 0 || device >= (int)shared->num_devices) return set_error(ERR_INVALID_DEVICE);
+  if (physical(device) < 0) return set_error(ERR_INVALID_DEVICE);
   device_now = device;
-  ensure_context(device); /* since CUDA 12 */
+  ensure_context(physical(device)); /* since CUDA 12 */
   return OK;
 }
 EXPORT int cudaGetLastError(void) {
