@@ -227,9 +227,9 @@ class SmallTensors(TorchDispatchMode):
         if plan is None:
             plan = self.plans[func] = Plan(func)
         if plan.composite:
-            # In inference mode composite operators arrive whole; taken apart, their parts come here one
-            # by one. with self:
-            return func._op_dk(_COMPOSITE, *args, **kwargs)
+            # In inference mode composite operators arrive whole; taken apart, their parts come here singly.
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         if plan.native_only:
             return func(*args, **kwargs)
         tensors, on_device = _tensors_of((*args, *kwargs.values()))
