@@ -65,6 +65,8 @@ class OomFacts:
     private_pool_bytes: Optional[int] = None
     allowed_bytes: Optional[int] = None
     other_processes: tuple[OtherProcess, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else the source states, by name: plain JSON values, sizes in bytes (keys end in ``_bytes``)."""
 
 
 @dataclass(frozen=True)

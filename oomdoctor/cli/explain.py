@@ -1,0 +1,132 @@
+"""``oomdoctor explain``: a message, a log or a recorded run."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from typing import BinaryIO, Optional
+
+import click
+
+from oomdoctor.errors import EmptyInput, ForeignInput, InputError, OomdoctorError, UsageError
+from oomdoctor.message.reader import Reading, read_stream
+
+_LOOKED_FOR = "out-of-memory errors of PyTorch, of CUDA and its libraries, and of inference engines"
+_EXTENSION = re.compile(r"\.(?:log|txt|out|err|json|jsonl|pickle|pkl|md|csv|gz|html)$", re.IGNORECASE)
+
+
+@click.command("explain", context_settings={"max_content_width": 80})
+@click.argument("what", required=False, metavar="[TEXT | FILE | RUN_FOLDER | -]")
+@click.option("--json", "as_json", is_flag=True, help="Print oomdoctor.explain/1 on standard output.")
+def command(what: Optional[str], as_json: bool) -> None:
+    """Explain an out-of-memory message, a log or a recorded run.
+
+    What is the name of a file or folder is read as one; "-" or nothing reads standard input; anything else is the
+    message itself.
+    """
+    if what is not None and os.path.isdir(what):
+        from oomdoctor.cli import explain_run
+
+        explain_run.show(what, as_json)
+        return
+    reading = _read(what)
+    _show(reading, "the text" if what is None or what == "-" or not os.path.exists(what) else what, as_json)
+
+
+def _read(what: Optional[str]) -> Reading:
+    if what is None or what == "-":
+        if what is None and sys.stdin.isatty():
+            raise UsageError(
+                "nothing to explain",
+                next_step="give a message, a file or a run folder: oomdoctor explain train.log",
+            )
+        return _read_stream(sys.stdin.buffer, None)
+    if os.path.exists(what):
+        try:
+            with open(what, "rb") as file:
+                return _read_stream(file, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise InputError("cannot read it", where=what, why=error.strerror) from error
+    if not re.search(r"\s", what.strip()) and ("/" in what or _EXTENSION.search(what)):
+        raise InputError(
+            "no such file or folder", where=what, next_step="check the path; a message goes in quotes, whole"
+        )
+    return read_stream(io.BytesIO(what.encode("utf-8", errors="replace")))
+
+
+def _read_stream(stream: BinaryIO, size: Optional[int]) -> Reading:
+    """Read, and show how far it is on standard error if a person watches."""
+    if not sys.stderr.isatty():
+        return read_stream(stream)
+    shown = False
+
+    def progress(done: int, events: int) -> None:
+        nonlocal shown
+        if done < 8 << 20:
+            return
+        shown = True
+        share = f" of {size / 1e6:,.0f}" if size else ""
+        bar = ""
+        if size:
+            filled = min(24, 24 * done // size)
+            bar = " [" + "#" * filled + "." * (24 - filled) + "]"
+        sys.stderr.write(f"\r{done / 1e6:,.0f}{share} MB{bar} {events} found ")
+        sys.stderr.flush()
+
+    try:
+        return read_stream(stream, progress)
+    finally:
+        if shown:
+            sys.stderr.write("\r" + " " * 70 + "\r")
+            sys.stderr.flush()
+
+
+def _show(reading: Reading, where: str, as_json: bool) -> None:
+    from oomdoctor.diagnosis.message import diagnose
+
+    diagnoses = [diagnose(facts) for facts in reading.ooms]
+    if as_json:
+        from oomdoctor.reporters import explain_json
+
+        _write(explain_json.render(diagnoses))
+    if not diagnoses:
+        raise _nothing(reading, where)
+    if not as_json:
+        from oomdoctor.reporters import explain_text
+        from oomdoctor.reporters.ink import ink_for
+
+        _write(explain_text.render(diagnoses, ink_for(sys.stdout)))
+
+
+def _write(text: str) -> None:
+    """To standard output, whatever it can encode."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        plain = text.translate({ord("█"): "#", ord("−"): "-", ord("×"): "x", ord("’"): "'"})
+        text = plain.encode(encoding, errors="replace").decode(encoding)
+    click.echo(text)
+
+
+def _nothing(reading: Reading, where: str) -> OomdoctorError:
+    """Why there is nothing to explain."""
+    if reading.bytes_read == 0:
+        return EmptyInput("nothing in it", where=where, next_step="give the whole error, traceback and all")
+    if not reading.is_text:
+        return ForeignInput(
+            "not a text, and no out-of-memory error in it",
+            where=where,
+            next_step="give a log or a message; for a snapshot: oomdoctor inspect SNAPSHOT",
+        )
+    why = f"looked for {_LOOKED_FOR}, in {reading.lines_read:,} line{'s' if reading.lines_read != 1 else ''}"
+    if reading.instead:
+        why += f"; {reading.instead}"
+    return ForeignInput(
+        "no out-of-memory error of a GPU in it",
+        where=where,
+        why=why,
+        next_step="give the whole log, or the lines from the traceback's last one on",
+    )

@@ -1,0 +1,21 @@
+"""A message's facts become a diagnosis: the one entry to the rules for messages."""
+
+from __future__ import annotations
+
+from oomdoctor.diagnosis.message_accounting import account
+from oomdoctor.diagnosis.message_families import diagnose_other, knows
+from oomdoctor.diagnosis.message_findings import torch_findings
+from oomdoctor.diagnosis.message_remedies import torch_remedies
+from oomdoctor.diagnosis.message_verdict import rule
+from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts
+
+
+def diagnose(facts: OomFacts) -> Diagnosis:
+    """What a message means and what to do about it."""
+    if knows(facts):
+        return diagnose_other(facts)
+    books = account(facts)
+    ruling = rule(books, preempted=bool(facts.details.get("preemptively_rejected")))
+    verdict = Finding("verdict", ruling.why, ruling.basis, None, {"rule": ruling.rule, **ruling.evidence})
+    findings = [verdict, *torch_findings(facts, books, ruling)]
+    return Diagnosis(facts, ruling.verdict, tuple(findings), torch_remedies(facts, books, ruling))

@@ -1,0 +1,194 @@
+"""Terminal, logger and escape residue taken off a text, each place still knowing its line and rank."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Optional
+
+from oomdoctor.message.prefixes import strip_prefixes
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)|[@-Z\\-_])")
+_ESCAPED_ANSI = re.compile(r"\\+(?:u001[bB]|x1[bB]|033|e)\[[0-9;]*[A-Za-z]")
+_ESCAPED_CODE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
+_ESCAPED_BREAK = re.compile(r"\\+[nr](?![a-z]{2,}[\\/])|<br\s*/?>")  # not the \n of C:\new\...
+_ESCAPED_OTHER = re.compile(r"\\+([\"'`/t])")
+_SPACES = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
+_BORDER = re.compile(r"[\s\u2028]*[|│┃║]?\s*$")
+_LAST_RUN = re.compile(r"[\w.]{1,40}$")
+_FIRST_RUN = re.compile(r"[\w.]{1,40}")
+_NUMBER_HEAD = re.compile(r"\d+(?:\.\d?)?$")
+_NUMBER_TAIL = re.compile(r"\d*\.?\d+$|\d*\.$")
+
+# The words of all grammars that a terminal may have cut in two; shorter ones are left alone.
+_VOCABULARY = frozenset(
+    [
+        "allocate",
+        "allocated",
+        "allocating",
+        "allocation",
+        "allocator",
+        "already",
+        "available",
+        "backend",
+        "buffer",
+        "cache",
+        "cached",
+        "capacity",
+        "capacty",
+        "could",
+        "cublas",
+        "cuda",
+        "cudamalloc",
+        "current",
+        "currently",
+        "decreasing",
+        "device",
+        "documentation",
+        "error",
+        "exceed",
+        "failed",
+        "failure",
+        "free",
+        "fragmentation",
+        "gpu",
+        "hip",
+        "including",
+        "increasing",
+        "initializing",
+        "insufficient",
+        "large",
+        "larger",
+        "length",
+        "limit",
+        "management",
+        "maximum",
+        "memory",
+        "model",
+        "needed",
+        "operation",
+        "outofmemoryerror",
+        "physical",
+        "pools",
+        "private",
+        "process",
+        "pytorch",
+        "reserved",
+        "resource",
+        "runtimeerror",
+        "sequence",
+        "serve",
+        "shared",
+        "size",
+        "status",
+        "store",
+        "stored",
+        "than",
+        "total",
+        "tried",
+        "trying",
+        "unable",
+        "unallocated",
+        "valueerror",
+        "gib",
+        "mib",
+        "kib",
+        "bytes",
+        "requested",
+        "required",
+        "graphs",
+        "blocks",
+        "tokens",
+        "requests",
+        "utilization",
+        "startup",
+        "desired",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class CleanText:
+    """A text to run grammars over.
+
+    ``starts`` are offsets in ``text`` at which the lines of the original begin, ``lines`` their numbers (from 1) and
+    ``ranks`` what their prefixes named.
+    """
+
+    text: str
+    starts: tuple[int, ...]
+    lines: tuple[int, ...]
+    ranks: tuple[Optional[int], ...]
+
+    def line_at(self, offset: int) -> int:
+        """The number of the original line that stands at ``offset``."""
+        return self.lines[bisect_right(self.starts, offset) - 1]
+
+    def rank_at(self, offset: int) -> Optional[int]:
+        """The rank named on that line."""
+        return self.ranks[bisect_right(self.starts, offset) - 1]
+
+
+def clean(lines: Iterable[tuple[int, str]]) -> CleanText:
+    """Numbered lines as one text: colours and prefixes off, escapes undone, wrapped words put together again."""
+    pieces: list[str] = []
+    starts: list[int] = []
+    numbers: list[int] = []
+    ranks: list[Optional[int]] = []
+    length = 0
+    previous = ""
+    for number, raw in lines:
+        rank: Optional[int] = None
+        for part in unescape(raw).split("\n"):
+            body, found = strip_prefixes(part)
+            rank = found if found is not None else rank
+            body = _SPACES.sub(" ", _BORDER.sub("", body))
+            glue = "" if not pieces or _cut_word(previous, body) else "\n"
+            starts.append(length + len(glue))
+            numbers.append(number)
+            ranks.append(rank)
+            pieces.append(glue + body)
+            length += len(glue) + len(body)
+            previous = body
+    if not starts:
+        return CleanText("", (0,), (1,), (None,))
+    return CleanText("".join(pieces), tuple(starts), tuple(numbers), tuple(ranks))
+
+
+def unescape(line: str) -> str:
+    """Colours off; JSON, Python and shell escapes undone, however often they were escaped; markup characters off."""
+    if "\x1b" in line:
+        line = _ANSI.sub("", line)
+    if "\\" in line:
+        line = _ESCAPED_ANSI.sub("", line)
+        line = _ESCAPED_BREAK.sub("\n", line)
+        line = _ESCAPED_OTHER.sub(lambda match: " " if match.group(1) == "t" else match.group(1), line)
+        line = _ESCAPED_CODE.sub(lambda match: chr(int(match.group(1) or match.group(2), 16)), line)
+    elif "<br" in line:
+        line = _ESCAPED_BREAK.sub("\n", line)
+    if "&" in line:
+        line = line.replace("&gt;", ">").replace("&lt;", "<").replace("&quot;", '"').replace("&#39;", "'")
+    return line.replace("**", "").replace("`", "").replace("\r", "\n") if line else line
+
+
+def _cut_word(left: str, right: str) -> bool:
+    """Whether a line break fell inside a word or a number, as a terminal's hard wrap does.
+
+    Two halves make one where together they are a word that messages use and apart they are not both words; digits
+    on both sides make one number, for no message puts two numbers side by side.
+    """
+    tail, head = _LAST_RUN.search(left), _FIRST_RUN.match(right)
+    if tail is None or head is None:
+        return False
+    last, first = tail.group(), head.group()
+    if _NUMBER_HEAD.fullmatch(last) and first[:1].isdigit():
+        return True
+    if last.endswith(".") and last[:-1].isdigit() and first[:1].isdigit():
+        return True
+    if last.isdigit() and first.startswith(".") and first[1:2].isdigit():
+        return True
+    last, first = last.lower(), first.lower().rstrip(".")
+    whole = last + first
+    return whole in _VOCABULARY and not (last in _VOCABULARY and first in _VOCABULARY)

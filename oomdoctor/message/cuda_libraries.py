@@ -1,0 +1,179 @@
+"""CUDA's own errors, and those of the libraries beside PyTorch's allocator: the runtime and driver, cuBLAS, cuDNN,
+NCCL, bitsandbytes, Triton and whatever else reports error 2.
+
+None of these gives more than a size and a device; most give nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from oomdoctor.diagnosis.model import OomFacts
+from oomdoctor.message.patterns import Pattern, grammar
+from oomdoctor.message.sighting import Grammar, Sighting
+
+# NCCL src/include/checks.h: CUDACHECK warns "Cuda failure 'out of memory'", with the number since 2.19; the prefix
+# is host:pid:tid [cudaDev] (src/debug.cc).
+NCCL = grammar(
+    "NCCL",
+    ("cuda failure", "nccl"),
+    (
+        Pattern(
+            "nccl",
+            r"(?:\[(?P<device>\d{1,4})\] )?(?:(?P<file>[\w./-]{1,200}\.(?:cc|h|cu)):(?P<at>\d+) )?NCCL WARN "
+            r"Cuda failure (?:2 )?'out of memory'"
+            r"(?:[\s\S]{0,200}?NCCL WARN Failed to CUDA [\w ]{1,40}? (?P<requested>\d{1,19}) bytes)?",
+            group="nccl",
+            opens=True,
+        ),
+        Pattern(
+            "nccl",
+            r"Failed to CUDA (?:m|c)alloc[\w ]{0,30}? (?P<requested>\d{1,19}) bytes",
+            group="nccl",
+            follows=20,
+        ),
+        Pattern("nccl", r"Cuda failure (?:2 )?'out of memory'|Cuda failure 2\b", group="nccl"),
+    ),
+)
+
+LIBRARIES = grammar(
+    "CUDA libraries",
+    ("_status_", "cudnn", "find an engine", "cusolver", "cufft"),
+    (
+        Pattern(
+            "cublas", r"CUBLAS_STATUS_ALLOC_FAILED(?: when calling (?P<mark_call>\w{1,80}))?", group="cublas"
+        ),
+        Pattern(
+            "cublas",
+            r"CUBLAS_STATUS_NOT_INITIALIZED when calling (?P<mark_call>cublas(?:Lt)?Create)",
+            kind="disguised",
+            group="cublas",
+        ),
+        Pattern("cudnn", r"CUDNN_STATUS_ALLOC_FAILED", group="cudnn"),
+        Pattern(
+            "cudnn",
+            r"CUDNN_STATUS_NOT_INITIALIZED|CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            kind="disguised",
+            group="cudnn",
+        ),
+        Pattern(
+            "cudnn",
+            r"Unable to find a valid cuDNN algorithm to run convolution|GET was unable to find an engine to execute"
+            r" this computation|FIND was unable to find an engine to execute this computation",
+            kind="disguised",
+            group="cudnn",
+        ),
+        Pattern(
+            "cuda-library",
+            r"(?:CUSOLVER|CUSPARSE|CUFFT|CURAND|NVSHMEM|ROCBLAS|HIPBLAS|MIOPEN|MIOPEN|CUTENSOR)"
+            r"(?:_STATUS|LT_STATUS)?_(?:ALLOC_FAILED|ALLOCATION_FAILED|INSUFFICIENT_RESOURCES)",
+            group="cuda-library",
+        ),
+    ),
+)
+
+# triton/runtime/errors.py, OutOfResources: "out of resource: NAME, Required: R, Hardware limit: L. ..."
+TRITON = grammar(
+    "Triton",
+    ("out of resource", "shared memory"),
+    (
+        Pattern(
+            "triton",
+            r"out of resources?: (?P<resource>[\w\x20-]{1,40}?)(?:, Required: (?P<required>\d{1,15}))"
+            r"(?:, Hardware limit: (?P<limit>\d{1,15}))?",
+            kind="disguised",
+        ),
+        Pattern("triton", r"out of resources?: (?P<resource>shared memory)", kind="disguised"),
+    ),
+)
+
+# bitsandbytes csrc/ops.cuh: CUDA_CHECK_RETURN prints "Error %s at line %d in file %s" and exits.
+BITSANDBYTES = grammar(
+    "bitsandbytes",
+    ("at line",),
+    (
+        Pattern(
+            "bitsandbytes",
+            r"Error out of memory at line (?P<mark_line>\d+) in file (?P<mark_file>[^\s*]{1,300})",
+        ),
+    ),
+)
+
+_CODE = re.compile(
+    r"(?P<code>CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|hipErrorOutOfMemory|hipErrorMemoryAllocation"
+    r"|UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY|UR_RESULT_ERROR_OUT_OF_RESOURCES|ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY"
+    r"|PI_ERROR_OUT_OF_RESOURCES|PI_ERROR_MEM_OBJECT_ALLOCATION_FAILURE|CL_MEM_OBJECT_ALLOCATION_FAILURE"
+    r"|MEM_OBJECT_ALLOCATION_FAILURE|ErrorOutOfDeviceMemory|VK_ERROR_OUT_OF_DEVICE_MEMORY"
+    r"|HSA_STATUS_ERROR_OUT_OF_RESOURCES|NVRM_OUT_OF_MEMORY)"
+    r"|(?<![\w])(?P<words>[Oo]ut\s+of\s+(?:(?:GPU|device|video|CUDA|VRAM|graphics)\s+)?memory|OUT OF MEMORY)\b"
+)
+# Beside "out of memory" one of these says that it is a device's ...
+_DEVICE = re.compile(
+    r"cuda|(?<![a-z])hip[A-Z_\s]|(?<![a-z])HIP(?![a-z])|\bcu[A-Z]\w+|(?i:\bgpu|vram|nvidia|cudnn|cublas|nccl"
+    r"|tensorrt|opencl|vulkan|\brocm|video memory|device memory|graphics memory|cumem|\.cuh?\b|rmm|thrust|OptiX)"
+    r"|CUDA|SimpleCudaMalloc|torch\.OutOfMemoryError"
+)
+# ... and one of these that it is the host's.
+_HOST = re.compile(
+    r"(?i:oom.kill|killed process|\bkilled\b|java\.lang|java heap|javascript|heap limit|cgroup|memory cgroup"
+    r"|oomkilled|\bhost:|on host|pinned host|cpuallocator|slurmstepd|redis|postgres|numpy|system memory)"
+)
+# Who says so, where the line gives it away.
+_SPEAKERS = (
+    ("rmm", re.compile(r"\brmm\b|RMM")),
+    ("numba", re.compile(r"numba|Call to cuMem")),
+    ("pycuda", re.compile(r"pycuda|cuMemAlloc failed: out")),
+    ("theano", re.compile(r"pygpu|theano")),
+    ("ctranslate2", re.compile(r"CUDA failed with error out")),
+    ("mxnet", re.compile(r"mxnet|pooled_storage_manager")),
+    ("thrust", re.compile(r"thrust|bad_alloc: cudaErrorMemoryAllocation")),
+    ("xpu", re.compile(r"(?:UR|ZE|PI)_(?:RESULT_)?ERROR")),
+)
+# Marks that let two prints of one error be told from two errors.
+_SOURCE = re.compile(r"(?:(?:at|in)\s+(?:file\s+)?)?([\w./\\-]{1,200}\.(?:cu|cuh|cpp|cc|h|hpp|c|rs)):(\d+)")
+
+
+def _driver(text: str) -> Iterator[Sighting]:
+    for match in _CODE.finditer(text):
+        start = text.rfind("\n", max(0, match.start() - 400), match.start())
+        start = match.start() - 400 if start < 0 and match.start() > 400 else start + 1
+        end = text.find("\n", match.end(), match.end() + 200)
+        end = min(len(text), match.end() + 200) if end < 0 else end
+        line = text[start:end]
+        if _HOST.search(line):
+            continue
+        if match.group("words"):
+            if text[match.end() : match.end() + 1] == "?":
+                continue  # a question about it
+            near = line
+            if (
+                line.lstrip().lower().startswith(("error", "out of memory", "fatal"))
+            ):  # wrapped after the file name
+                near = text[max(0, start - 200) : end]
+            if not _DEVICE.search(near):
+                continue
+        source = _SOURCE.search(text, match.end(), end)
+        family = next((name for name, words in _SPEAKERS if words.search(line)), "generic-driver")
+        yield Sighting(
+            start=match.start(),
+            end=match.end(),
+            facts=OomFacts(family=family),
+            group="driver",
+            marks=(("at", ":".join(source.groups())),) if source else (),
+        )
+
+
+DRIVER = Grammar(
+    "drivers",
+    (
+        "out of",
+        "out_of",
+        "erroroutof",
+        "memoryallocation",
+        "outofmemory",
+        "allocation_failure",
+        "\nof memory",
+    ),
+    _driver,
+)
