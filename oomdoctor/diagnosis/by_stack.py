@@ -1,0 +1,38 @@
+"""Live blocks gathered by where they were allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oomdoctor.diagnosis.frames import telling_frames
+from oomdoctor.snapshot.stacks import NO_STACK, Frame, Stacks
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the code where memory was allocated: the telling frames of one or several stacks."""
+
+    frames: tuple[Frame, ...]
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.frames)
+
+
+def places(stacks: Stacks, numbers: NDArray[np.int32]) -> tuple[list[Place], NDArray[np.int64]]:
+    """The places of stacks, and for each of ``numbers`` (stacks, may repeat) the index of its place."""
+    known, inverse = np.unique(numbers, return_inverse=True)
+    found: dict[Place, int] = {}
+    of_known = np.array(
+        [
+            found.setdefault(
+                Place(() if stack == NO_STACK else telling_frames(stacks[stack])), len(found)
+            )
+            for stack in known.tolist()
+        ],
+        dtype=np.int64,
+    )
+    return list(found), of_known[inverse] if len(known) else np.empty(0, np.int64)

@@ -1,0 +1,150 @@
+"""What to do about a recorded OOM. Everything here is estimated: only a replay can tell what helps."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import Optional
+
+from oomdoctor.diagnosis.model import OtherProcess, Remedy, Verdict
+from oomdoctor.diagnosis.request import Request
+from oomdoctor.diagnosis.run_account import Account
+from oomdoctor.diagnosis.settings_text import (
+    effective_variable,
+    join_options,
+    parse_options,
+    variable_for,
+    version_of,
+)
+from oomdoctor.diagnosis.torch_settings import EXPANDABLE_SEGMENTS_SINCE, first_max_split_size_mb
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is known of the program: its torch, its settings, how to run it again.
+
+    Attributes:
+        asked: environment variables that bear on the allocator.
+        command: the words that the launcher ran; empty where nobody knows.
+        verb: "trace", or "rehearse" with its options, to record it again.
+        expandable: whether expandable segments were in effect; None where nothing says.
+    """
+
+    torch_version: Optional[str] = None
+    is_hip: bool = False
+    asked: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    verb: tuple[str, ...] = ("trace",)
+    expandable: Optional[bool] = None
+
+
+def remedies_for(
+    verdict: Verdict, account: Account, request: Optional[Request], program: Program, device: int
+) -> tuple[Remedy, ...]:
+    """What may help, the likeliest first."""
+    if verdict == "fragmentation":
+        return _against_fragmentation(account, request, program)
+    if verdict == "other-process":
+        return tuple(_stop(other, device) for other in _largest(account.others))
+    if verdict == "limit":
+        return (
+            Remedy(
+                "raise-memory-fraction",
+                "let PyTorch have more of the device",
+                f"torch.cuda.set_per_process_memory_fraction(1.0, {device})",
+                "estimated",
+            ),
+        )
+    if verdict == "non-pytorch":
+        return (
+            Remedy(
+                "find-memory-outside-pytorch",
+                "see who holds memory outside PyTorch's allocator: NCCL, other libraries, other processes",
+                "nvidia-smi --query-compute-apps=pid,used_memory --format=csv",
+                "estimated",
+            ),
+        )
+    if verdict == "impossible-request":
+        return (
+            Remedy(
+                "check-the-shape",
+                "look at the shapes where it was asked for: no setting makes this fit",
+                None,
+                "estimated",
+            ),
+        )
+    return ()
+
+
+def _against_fragmentation(
+    account: Account, request: Optional[Request], program: Program
+) -> tuple[Remedy, ...]:
+    version = version_of(program.torch_version)
+    found = []
+    if program.expandable is not True and (version is None or version >= EXPANDABLE_SEGMENTS_SINCE):
+        found.append(
+            Remedy(
+                "expandable-segments",
+                "segments grow and give back their middle, so most holes close"
+                + ("" if version else " (torch 2.1 or later)"),
+                _assignment(program, {"expandable_segments": "True"}, without=("max_split_size_mb",)),
+                "estimated",
+            )
+        )
+    need = request.segment_bytes if request else None
+    value = first_max_split_size_mb(need) if need is not None else None
+    if value is not None and program.expandable is not True:
+        found.append(
+            Remedy(
+                "max-split-size",
+                "below the failed request, so that blocks of its size stay whole",
+                _assignment(program, {"max_split_size_mb": str(value)}, without=("expandable_segments",)),
+                "estimated",
+            )
+        )
+    if account.free_private > account.free_default:
+        found.append(
+            Remedy(
+                "share-private-pools",
+                "most free memory lies in private pools: let CUDA graphs share one (pool=...)",
+                None,
+                "estimated",
+            )
+        )
+    return tuple(found)
+
+
+def _assignment(program: Program, options: dict[str, str], without: tuple[str, ...]) -> str:
+    """The line to paste: the settings that were in effect, with these changed."""
+    version = version_of(program.torch_version)
+    winner = effective_variable(version, program.asked)
+    kept = parse_options(program.asked[winner]) if winner else {}
+    merged = {key: value for key, value in kept.items() if key not in without}
+    merged.update(options)
+    variable = variable_for(version, program.asked, is_hip=program.is_hip)
+    return f"export {variable}={shlex.quote(join_options(merged))}"
+
+
+def _largest(others: tuple[OtherProcess, ...], most: int = 3) -> list[OtherProcess]:
+    return sorted(others, key=lambda other: -(other.bytes or 0))[:most]
+
+
+def _stop(other: OtherProcess, device: int) -> Remedy:
+    return Remedy(
+        "other-process",
+        f"process {other.pid} holds memory on GPU {device}: see what it is, stop it or use another GPU",
+        f"ps -o pid,user,etime,args -p {other.pid}",
+        "estimated",
+    )
+
+
+def next_command(run: Optional[str], remedies: tuple[Remedy, ...], program: Program) -> Optional[str]:
+    """The next command: the same program recorded again, with the first setting that may help."""
+    if not program.command:
+        return None
+    again = ["oomdoctor", *program.verb]
+    if run:
+        again += ["-o", run.rstrip("/") + "-2"]
+    words = " ".join(shlex.quote(word) for word in (*again, "--", *program.command))
+    setting = next((r.command for r in remedies if r.command and r.command.startswith("export ")), None)
+    return f"{setting[len('export '):]} {words}" if setting else None

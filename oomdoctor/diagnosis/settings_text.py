@@ -1,0 +1,69 @@
+"""Allocator settings as they stand in an environment variable: ``key:value,key:value``."""
+
+from __future__ import annotations
+
+import re
+from typing import Optional
+
+LEGACY = "PYTORCH_CUDA_ALLOC_CONF"
+GENERIC = "PYTORCH_ALLOC_CONF"
+HIP = "PYTORCH_HIP_ALLOC_CONF"
+
+# Every key that some release up to 2.15 reads (AcceleratorAllocatorConfig.cpp, CUDAAllocatorConfig.cpp).
+KNOWN_KEYS = frozenset(
+    {
+        "backend", "max_split_size_mb", "max_non_split_rounding_mb", "garbage_collection_threshold",
+        "roundup_power2_divisions", "roundup_bypass_threshold_mb", "expandable_segments",
+        "expandable_segments_reserve", "expandable_segments_reserve_by_class", "large_segment_size_mb",
+        "release_lock_on_cudamalloc", "release_lock_on_hipmalloc", "pinned_use_cuda_host_register",
+        "pinned_use_hip_host_register", "pinned_num_register_threads", "pinned_use_background_threads",
+        "pinned_reserve_segment_size_mb", "pinned_max_round_threshold_mb", "pinned_max_cached_size_mb",
+        "pinned_free_catch_all", "per_process_memory_fraction", "graph_capture_record_stream_reuse",
+        "throw_on_cudamalloc_oom",
+    }
+)  # fmt: skip
+
+
+def parse_options(conf: str) -> dict[str, str]:
+    """The options of a settings string by key; a list in brackets stays whole."""
+    options = {}
+    for part in re.split(r",(?![^\[]*\])", conf):
+        key, colon, value = part.strip().partition(":")
+        if key and colon:
+            options[key.strip()] = value.strip()
+    return options
+
+
+def join_options(options: dict[str, str]) -> str:
+    """The settings string of options."""
+    return ",".join(f"{key}:{value}" for key, value in options.items())
+
+
+def version_of(torch_version: Optional[str]) -> Optional[tuple[int, int]]:
+    """(2, 10) of "2.10.0+cu126"; None where it is not known."""
+    match = re.match(r"(\d+)\.(\d+)", torch_version or "")
+    return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def variable_for(version: Optional[tuple[int, int]], asked: dict[str, str], *, is_hip: bool = False) -> str:
+    """The variable to set so that it takes effect.
+
+    ``PYTORCH_CUDA_ALLOC_CONF`` is read by every release and wins where both are set. ``PYTORCH_ALLOC_CONF``
+    works from 2.10 on (pytorch/pytorch#165135): it is named where somebody uses it already, and for
+    2.10, whose own message names it; 2.11 and later name ``PYTORCH_CUDA_ALLOC_CONF`` again.
+    """
+    if is_hip and (version is None or version < (2, 10)):
+        return HIP
+    if version is None or version < (2, 10) or LEGACY in asked:
+        return LEGACY
+    return GENERIC if version == (2, 10) or GENERIC in asked else LEGACY
+
+
+def effective_variable(version: Optional[tuple[int, int]], asked: dict[str, str]) -> Optional[str]:
+    """Which of the variables that were set takes effect; None where none does."""
+    for name in (LEGACY, HIP):
+        if name in asked:
+            return name
+    if GENERIC in asked and (version is None or version >= (2, 10)):
+        return GENERIC
+    return None

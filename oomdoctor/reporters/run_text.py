@@ -1,0 +1,272 @@
+"""``explain RUN_FOLDER`` for a person: a screen for each rank that failed, 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Optional
+
+from oomdoctor.diagnosis.by_stack import Place
+from oomdoctor.diagnosis.device_report import DeviceReport
+from oomdoctor.diagnosis.frames import frame_text
+from oomdoctor.diagnosis.model import Basis, Finding, Verdict
+from oomdoctor.diagnosis.run import Case, RunDiagnosis
+from oomdoctor.diagnosis.state import Compartment
+from oomdoctor.reporters.ink import Ink
+from oomdoctor.units import GIB, format_bytes
+
+WIDTH = 80
+_BAR = 24
+_ROWS = 4
+_SCREENS = 8
+_TITLES: dict[Verdict, str] = {
+    "fragmentation": "fragmentation",
+    "capacity": "the memory is really used",
+    "other-process": "another process has the memory",
+    "limit": "a limit below the device's memory",
+    "non-pytorch": "memory outside PyTorch's allocator",
+    "impossible-request": "more than the device has",
+    "unknown": "the recording does not say why",
+}
+# Findings whose numbers stand in the picture or the tables already.
+_IN_TABLES = {"free-in-holes", "largest-free-block", "not-pytorch", "no-history"}
+
+
+def render(run: RunDiagnosis, ink: Ink) -> str:
+    """The whole answer."""
+    parts = []
+    shown = _worth_showing(run)
+    if not run.ooms:
+        parts.append(_nothing_failed(run, ink))
+    elif len(run.ooms) > 1:
+        parts.append(_table(run, ink))
+    parts += [_screen(case, ink) for case in shown[:_SCREENS]]
+    if len(shown) > _SCREENS:
+        parts.append(f"{len(shown) - _SCREENS} more: --json has all of them.")
+    if run.problems:
+        parts.append(_problems(run.problems, ink))
+    return "\n\n".join(parts)
+
+
+def _worth_showing(run: RunDiagnosis) -> list[Case]:
+    """Of each process and device the last OOM that left a snapshot, else the last; states where there was none."""
+    if not run.ooms:
+        return list(run.states)
+    last: dict[tuple[str, Optional[int]], Case] = {}
+    for case in run.ooms:
+        key = (case.process, case.diagnosis.facts.device)
+        if case.report is not None or key not in last or last[key].report is None:
+            last[key] = case
+    return list(last.values())
+
+
+def _nothing_failed(run: RunDiagnosis, ink: Ink) -> str:
+    if not run.is_run:
+        return ink("No out-of-memory error in this snapshot; this is the state that it holds.", "bold")
+    if not run.processes:
+        return ink("No process was recorded.", "bold")
+    if not run.states:
+        return ink("No out-of-memory error was recorded, and no snapshot.", "bold")
+    return ink("No out-of-memory error was recorded; this is the state at the last snapshot.", "bold")
+
+
+def _table(run: RunDiagnosis, ink: Ink) -> str:
+    lines = [ink(f"{len(run.ooms)} out-of-memory errors", "bold"), ""]
+    lines.append(f"  {'process':<26} {'GPU':>3}  {'asked for':>11} {'free':>11}  verdict")
+    most = 12
+    shown = list(run.ooms) if len(run.ooms) <= most else [*run.ooms[: most - 1], run.ooms[-1]]
+    for index, case in enumerate(shown):
+        if index == most - 1 and len(run.ooms) > most:
+            lines.append(f"  ... {len(run.ooms) - most} more ...")
+        facts = case.diagnosis.facts
+        device = "-" if facts.device is None else str(facts.device)
+        lines.append(
+            f"  {case.where[:26]:<26} {device:>3}  {_size(facts.requested_bytes):>11} "
+            f"{_size(facts.free_bytes):>11}  {case.diagnosis.verdict}"
+        )
+    return "\n".join(lines)
+
+
+def _screen(case: Case, ink: Ink) -> str:
+    parts = [_head(case, ink)]
+    report = case.report
+    if report is not None:
+        parts.append(_picture(report, ink))
+    sentences = _sentences(case)
+    if sentences:
+        parts.append(sentences)
+    if report is not None:
+        parts.append(_pools(report, ink))
+        if report.pins and report.hole_bytes:
+            parts.append(_pins(report, ink))
+        if report.live:
+            parts.append(_live(report, ink))
+    also = [finding for finding in case.diagnosis.findings[1 if case.is_oom else 0 :] if _worth_a_line(finding)]
+    if also:
+        parts.append("\n".join(_bullet(finding.summary, finding.basis) for finding in also))
+    parts += _what_to_do(case, ink)
+    return "\n\n".join(parts)
+
+
+def _head(case: Case, ink: Ink) -> str:
+    device = case.diagnosis.facts.device
+    who = f"GPU {device}" + (f", {case.where}" if case.where else "")
+    if case.is_oom:
+        title = ink(f"{who} ran out of memory: ", "bold") + ink(_TITLES[case.diagnosis.verdict], "bold", "red")
+    else:
+        title = ink(who, "bold")
+    facts = []
+    if case.report is not None and case.report.name:
+        facts.append(case.report.name)
+    if case.torch_version:
+        facts.append(f"torch {case.torch_version}")
+    if case.dump:
+        facts.append(f"snapshot {case.dump}")
+    if case.of_process > 1:
+        facts.append(f"OOM {case.sequence} of {case.of_process}")
+    return title + ("\n" + ink(", ".join(facts), "dim") if facts else "")
+
+
+def _picture(report: DeviceReport, ink: Ink) -> str:
+    """The device's memory by owner. Rows sum to the capacity, where it is known."""
+    account = report.account
+    whole = account.total or account.reserved
+    in_use = account.allocated + account.pending
+    unallocated = account.free_default + account.free_private
+    rows: list[tuple[str, int, str, Basis, str]] = [
+        ("allocated", in_use, "live tensors", "recorded", "blue"),
+    ]
+    if unallocated:
+        note = f"{report.holes:,} holes" if report.hole_bytes else "cached"
+        largest = max(c.largest_free for c in report.compartments)
+        rows.append(("free in pools", unallocated, f"{note}, largest {_size(largest)}", "recorded", "yellow"))
+    if account.not_pytorch is not None:
+        note = "context, NCCL, others"
+        if account.process_in_use is not None:
+            others = account.others_known or 0
+            note = f"others {_size(others)}" if others else "this process's"
+        rows.append(("not PyTorch's", account.not_pytorch, note, "derived", "cyan"))
+    if account.free is not None:
+        rows.append(("free", account.free, "", "recorded", "green"))
+    lines = []
+    for label, size, note, basis, colour in rows:
+        bar = ink("█" * _bar(size, whole), colour)
+        # Colour codes take no room on the screen: pad by what is seen.
+        gap = " " * (_BAR - _bar(size, whole)) if note else " " * (_BAR - _bar(size, whole))
+        lines.append(f"  {label:<13} {_size(size):>11}  {bar}{gap}{note[:24]:<{24}} {ink(basis, 'dim')}".rstrip())
+    if account.total is not None:
+        lines.append(f"  {'capacity':<13} {_size(account.total):>11}")
+    if account.has_limit:
+        lines.append(f"  {'allowed':<13} {_size(account.limit):>11}")
+    return "\n".join(lines)
+
+
+def _bar(size: int, whole: int) -> int:
+    return max(0, min(_BAR - 1, round((_BAR - 1) * size / whole))) if whole else 0
+
+
+def _sentences(case: Case) -> str:
+    """Why, in the verdict's own words, and what the largest free block was."""
+    findings = case.diagnosis.findings
+    if not case.is_oom or not findings:
+        return ""
+    said = [findings[0].summary]
+    said += [finding.summary for finding in findings if finding.id == "largest-free-block"]
+    return textwrap.fill(" ".join(said), WIDTH)
+
+
+def _pools(report: DeviceReport, ink: Ink) -> str:
+    lines = [ink(f"{'Pool, stream':<24}{'reserved':>12}{'in use':>12}{'free':>12}{'holes':>7}{'largest':>12}", "bold")]
+    shown = report.compartments[:_ROWS]
+    for c in shown:
+        lines.append(
+            f"  {_pool_name(c):<22}{_size(c.reserved):>12}{_size(c.allocated + c.pending):>12}"
+            f"{_size(c.free):>12}{c.holes:>7,}{_size(c.largest_free):>12}"
+        )
+    if len(report.compartments) > len(shown):
+        rest = report.compartments[len(shown) :]
+        lines.append(f"  {len(rest)} more: {_size(sum(c.reserved for c in rest))} reserved")
+    return "\n".join(lines)
+
+
+def _pool_name(c: Compartment) -> str:
+    size_class = "small" if c.is_small else "large"
+    stream = str(c.stream) if c.stream < 10000 else f"{c.stream & 0xFFFFFF:x}.."
+    private = f" private {c.pool[0]}.{c.pool[1]}" if c.is_private else ""
+    grow = "*" if c.expandable_segments else ""
+    return f"{size_class}{grow}{private}, {stream}"[:22]
+
+
+def _pins(report: DeviceReport, ink: Ink) -> str:
+    lines = [ink(f"{'Holes kept open by':<49}{'holes':>12}{'alone':>12}{'blocks':>7}", "bold")]
+    for pin in report.pins[:_ROWS]:
+        first, *rest = _place(pin.place, 46)
+        lines.append(f"  {first:<47}{_size(pin.keeps_open):>12}{_size(pin.alone):>12}{pin.count:>7,}")
+        lines += [ink(f"    {line}", "dim") for line in rest]
+    return "\n".join(lines)
+
+
+def _live(report: DeviceReport, ink: Ink) -> str:
+    lines = [ink(f"{'Live, by where it was allocated':<61}{'bytes':>12}{'blocks':>7}", "bold")]
+    for live in report.live[:_ROWS]:
+        first, *rest = _place(live.place, 58)
+        lines.append(f"  {first:<59}{_size(live.bytes):>12}{live.count:>7,}")
+        lines += [ink(f"    {line}", "dim") for line in rest]
+    if report.places > _ROWS:
+        left = report.account.allocated + report.account.pending
+        left -= sum(live.bytes for live in report.live[:_ROWS])
+        lines.append(f"  {f'{report.places - _ROWS:,} more places':<59}{_size(left):>12}")
+    return "\n".join(lines)
+
+
+def _place(place: Place, width: int) -> list[str]:
+    """A place in a line for each frame, paths cut on the left, where they tell least."""
+    if not place.is_known:
+        return ["allocated before the recording, or without a stack"[:width]]
+    lines = []
+    for frame in place.frames:
+        line = frame_text(frame)
+        name = frame.name[: width // 2]
+        lines.append(line if len(line) <= width else f"{name}  …{line[-(width - len(name) - 3) :]}")
+    return lines
+
+
+def _worth_a_line(finding: Finding) -> bool:
+    return finding.id not in _IN_TABLES or finding.id == "no-history"
+
+
+def _bullet(summary: str, basis: Basis) -> str:
+    tail = "" if basis == "recorded" else f" ({basis})"
+    return textwrap.fill(f"- {summary}{tail}", WIDTH, subsequent_indent="  ")
+
+
+def _what_to_do(case: Case, ink: Ink) -> list[str]:
+    parts = []
+    remedies = case.diagnosis.remedies
+    if remedies:
+        lines = [ink(f"{'Try, in this order':<71}", "bold") + ink(f"{remedies[0].basis:>9}", "dim")]
+        for remedy in remedies:
+            if remedy.command:
+                lines.append("  " + ink(remedy.command, "green"))
+                lines.append(_indented(remedy.summary, 6))
+            else:
+                lines.append(_indented(remedy.summary, 2))
+        parts.append("\n".join(lines))
+    if case.next:
+        parts.append(ink("Next, to see whether the first of them helps", "bold") + f"\n  {case.next}")
+    return parts
+
+
+def _indented(text: str, by: int) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=" " * by, subsequent_indent=" " * by)
+
+
+def _problems(problems: tuple[str, ...], ink: Ink) -> str:
+    lines = [ink("About the recording", "bold")]
+    lines += [textwrap.fill(f"- {problem}", WIDTH, subsequent_indent="  ") for problem in problems[:8]]
+    if len(problems) > 8:
+        lines.append(f"  {len(problems) - 8} more: --json has all of them.")
+    return "\n".join(lines)
+
+
+def _size(size: Optional[int]) -> str:
+    return "-" if size is None else format_bytes(size) if size < 10_000 * GIB else f"{size / GIB:.0f} GiB"
