@@ -23,8 +23,8 @@ _EXTENSION = re.compile(r"\.(?:log|txt|out|err|json|jsonl|pickle|pkl|md|csv|gz|h
 def command(what: Optional[str], as_json: bool) -> None:
     """Explain an out-of-memory message, a log or a recorded run.
 
-    What is the name of a file or folder is read as one; "-" or nothing reads standard input; anything else is the
-    message itself.
+    What is the name of a file or folder is read as one; "-" or nothing reads standard input; anything else is
+    the message itself.
     """
     if what is not None and os.path.isdir(what):
         from oomdoctor.cli import explain_run

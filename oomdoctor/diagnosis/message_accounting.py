@@ -18,7 +18,8 @@ NO_LIMIT = 1 << 62
 
 @dataclass(frozen=True)
 class Amount:
-    """A size and what it stands on. ``formula`` has the names of the contract's fields; "" where it is stated."""
+    """A size and what it stands on. ``formula`` has the names of the contract's fields; "" where it is
+    stated."""
 
     bytes: int
     basis: Basis
@@ -116,14 +117,18 @@ def _own(facts: OomFacts, reserved: Optional[Amount]) -> tuple[Optional[Amount],
     if reserved is None:
         return None, None
     if facts.process_in_use_bytes:
-        return Amount(
-            max(0, facts.process_in_use_bytes - reserved.bytes),
-            "derived",
-            "process_in_use_bytes - reserved_bytes",
-        ), None
+        return (
+            Amount(
+                max(0, facts.process_in_use_bytes - reserved.bytes),
+                "derived",
+                "process_in_use_bytes - reserved_bytes",
+            ),
+            None,
+        )
     if facts.process_in_use_bytes is not None or not facts.other_processes:
         return None, None
-    # NVML gives the host's process ids; in a container this process does not find its own, and is "Process N".
+    # NVML gives the host's process ids; in a container this process does not find its own, and is "Process
+    # N".
     candidates = [
         process
         for process in facts.other_processes

@@ -1,7 +1,7 @@
 """Messages that are not of PyTorch's caching allocator: what they mean, and no more than they say.
 
-One entry a family; ``{name}`` in a text is a detail of that name. Where a text gives numbers that decide something,
-a function after the table works it out.
+One entry a family; ``{name}`` in a text is a detail of that name. Where a text gives numbers that decide
+something, a function after the table works it out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Optional
 from oomdoctor.diagnosis.model import Basis, Diagnosis, Finding, OomFacts, Remedy, Verdict
 from oomdoctor.units import format_bytes
 
+_Advice = tuple[str, str, Optional[str], Basis]
+
 
 @dataclass(frozen=True)
 class Meaning:
@@ -20,22 +22,22 @@ class Meaning:
 
     verdict: Verdict
     says: str
-    remedies: tuple[tuple[str, str, Optional[str], Basis], ...] = ()
+    remedies: tuple[_Advice, ...] = ()
 
 
-_SEE_PROCESSES = (
+_SEE_PROCESSES: _Advice = (
     "see-processes",
     "see who holds the device's memory",
     "nvidia-smi --query-compute-apps=pid,used_memory,name --format=csv",
     "estimated",
 )
-_LEAVE_ROOM = (
+_LEAVE_ROOM: _Advice = (
     "leave-room",
     "keep PyTorch's cache from taking all of the device, so that libraries beside it find room",
     "torch.cuda.set_per_process_memory_fraction(0.9)",
     "estimated",
 )
-_RECORD = (
+_RECORD: _Advice = (
     "record",
     "a recording shows what PyTorch held at that moment, and what others did",
     "oomdoctor trace -- python infer.py",
@@ -43,8 +45,8 @@ _RECORD = (
 )
 _DRIVER = Meaning(
     "unknown",
-    "The CUDA driver had no memory left for a call, and says neither how much was asked for nor by whom. It is not "
-    "PyTorch's caching allocator that failed.",
+    "The CUDA driver had no memory left for a call, and says neither how much was asked for nor by whom. It"
+    " is not PyTorch's caching allocator that failed.",
     (_SEE_PROCESSES, _RECORD),
 )
 
@@ -57,8 +59,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "torch-address-space": Meaning(
         "limit",
-        "The process ran out of virtual addresses, not of device memory: each expandable segment reserves 9/8 of "
-        "the device, once for each stream and pool.",
+        "The process ran out of virtual addresses, not of device memory: each expandable segment reserves 9/8"
+        " of the device, once for each stream and pool.",
         (
             (
                 "smaller-reserve",
@@ -71,25 +73,26 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "torch-preempted-log": Meaning(
         "limit",
-        "PyTorch refused before asking the device, because throw_on_cudamalloc_oom is set and the request would exceed "
-        "per_process_memory_fraction.",
+        "PyTorch refused before asking the device, because throw_on_cudamalloc_oom is set and the request"
+        " would exceed per_process_memory_fraction.",
     ),
     "disguised": Meaning(
         "unknown",
-        "PyTorch ran out of memory, and the query of NVML for its error message failed in turn (#112377): the message that "
-        "would have had the numbers is lost. Seen on Jetson, MIG and where NVML and driver differ.",
+        "PyTorch ran out of memory, and the query of NVML for its error message failed in turn (#112377): the"
+        " message that would have had the numbers is lost. Seen on Jetson, MIG and where NVML and driver"
+        " differ.",
         (_RECORD,),
     ),
     "cublas": Meaning(
         "non-pytorch",
-        "cuBLAS could not get memory for its handle or workspace. It asks the driver, beside PyTorch's allocator, whose "
-        "cache may hold what it needs.",
+        "cuBLAS could not get memory for its handle or workspace. It asks the driver, beside PyTorch's"
+        " allocator, whose cache may hold what it needs.",
         (_LEAVE_ROOM, _RECORD),
     ),
     "cudnn": Meaning(
         "non-pytorch",
-        "cuDNN could not get memory, for its handle or for the workspace of every algorithm it knows. It often means that the "
-        "device is full, though the text does not say so.",
+        "cuDNN could not get memory, for its handle or for the workspace of every algorithm it knows. It"
+        " often means that the device is full, though the text does not say so.",
         (_LEAVE_ROOM, _RECORD),
     ),
     "cuda-library": Meaning(
@@ -99,18 +102,21 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "nccl": Meaning(
         "non-pytorch",
-        "NCCL could not get memory for its buffers. It asks the driver, beside PyTorch's allocator, and needs some for "
-        "each communicator and channel.",
+        "NCCL could not get memory for its buffers. It asks the driver, beside PyTorch's allocator, and needs"
+        " some for each communicator and channel.",
         (_LEAVE_ROOM, _RECORD),
     ),
     "triton": Meaning(
         "limit",
-        "A Triton kernel needs more {resource} than one block may have. This is not device memory: no allocator setting "
-        "changes it.",
+        "A Triton kernel needs more {resource} than one block may have. This is not device memory: no"
+        " allocator setting changes it.",
         (
             (
                 "smaller-kernel",
-                "lower num_stages or the block sizes of the kernel, or pick a configuration made for this device",
+                (
+                    "lower num_stages or the block sizes of the kernel, or pick a configuration made for this"
+                    " device"
+                ),
                 None,
                 "estimated",
             ),
@@ -123,8 +129,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "vllm-cumem": Meaning(
         "unknown",
-        "vLLM's sleep-mode allocator (cumem) could not map memory when it woke or loaded: something else took what it had given "
-        "back.",
+        "vLLM's sleep-mode allocator (cumem) could not map memory when it woke or loaded: something else took"
+        " what it had given back.",
         (_SEE_PROCESSES,),
     ),
     "sglang": Meaning(
@@ -153,8 +159,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "tensorrt": Meaning(
         "unknown",
-        "TensorRT asked the driver for memory and got none. While it builds an engine it goes on with other tactics, so "
-        "one such line need not be the end.",
+        "TensorRT asked the driver for memory and got none. While it builds an engine it goes on with other"
+        " tactics, so one such line need not be the end.",
         (_SEE_PROCESSES,),
     ),
     "tensorrt-llm": Meaning(
@@ -177,7 +183,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "ggml": Meaning(
         "capacity",
-        "llama.cpp (or ollama, which runs it) asked the driver for one buffer, and the device had no room for it.",
+        "llama.cpp (or ollama, which runs it) asked the driver for one buffer, and the device had no room"
+        " for it.",
         (
             (
                 "fewer-layers",
@@ -190,7 +197,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "ggml-vulkan": Meaning(
         "capacity",
-        "llama.cpp asked Vulkan for one buffer and got none: the device is full, or the buffer larger than the driver allows.",
+        "llama.cpp asked Vulkan for one buffer and got none: the device is full, or the buffer larger than"
+        " the driver allows.",
         (
             (
                 "fewer-layers",
@@ -214,8 +222,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "jax": Meaning(
         "unknown",
-        "XLA could not get the memory for a buffer or a compiled program. JAX takes three quarters of the device when it "
-        "starts, so what fails is that share.",
+        "XLA could not get the memory for a buffer or a compiled program. JAX takes three quarters of the"
+        " device when it starts, so what fails is that share.",
         (
             ("raise-share", "let it take more", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95", "estimated"),
             (
@@ -276,7 +284,8 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "cuda-malloc-async-nul": Meaning(
         "unknown",
-        "PyTorch with backend:cudaMallocAsync ran out of memory; before #168369 its message ended at the device.",
+        "PyTorch with backend:cudaMallocAsync ran out of memory; before #168369 its message ended at the"
+        " device.",
         (
             (
                 "native",
@@ -471,8 +480,8 @@ def _triton(facts: OomFacts) -> Optional[_Addition]:
         [
             Finding(
                 "over-limit",
-                f"The kernel needs {required:,} and one block may have {limit:,}: {required / limit:.2f} times as "
-                "much.",
+                f"The kernel needs {required:,} and one block may have {limit:,}: {required / limit:.2f}"
+                " times as much.",
                 "derived",
                 None,
                 {"formula": "required / limit", "required": required, "limit": limit},

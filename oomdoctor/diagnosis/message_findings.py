@@ -41,8 +41,8 @@ def _borderline(ruling: Ruling) -> Iterator[Finding]:
     if ruling.borderline:
         yield Finding(
             "borderline",
-            f"Borderline: {format_bytes(ruling.margin_bytes)} decide it, so a slightly different run may fail for another "
-            "reason.",
+            f"Borderline: {format_bytes(ruling.margin_bytes)} decide it, so a slightly different run may fail"
+            " for another reason.",
             "derived",
             ruling.margin_bytes,
             {"rule": ruling.rule, "margin_bytes": ruling.margin_bytes},
@@ -61,7 +61,8 @@ def _memory(facts: OomFacts, books: Accounting) -> Iterator[Finding]:
     if books.unnamed is not None:
         yield Finding(
             "unnamed-memory",
-            f"{format_bytes(books.unnamed.bytes)} belong to nobody in the message: CUDA contexts, NCCL, other processes.",
+            f"{format_bytes(books.unnamed.bytes)} belong to nobody in the message: CUDA contexts, NCCL, other"
+            " processes.",
             books.unnamed.basis,
             books.unnamed.bytes,
             _evidence(facts, books.unnamed),
@@ -89,8 +90,8 @@ def _memory(facts: OomFacts, books: Accounting) -> Iterator[Finding]:
     if facts.private_pool_bytes:
         yield Finding(
             "private-pools",
-            f"{format_bytes(facts.private_pool_bytes)} of the allocated lie in private pools (CUDA graphs, MemPool), which no "
-            "request outside them can use.",
+            f"{format_bytes(facts.private_pool_bytes)} of the allocated lie in private pools (CUDA graphs,"
+            " MemPool), which no request outside them can use.",
             "stated",
             facts.private_pool_bytes,
         )
@@ -99,8 +100,8 @@ def _memory(facts: OomFacts, books: Accounting) -> Iterator[Finding]:
 def _segment(facts: OomFacts) -> Iterator[Finding]:
     """Below 10 MiB the printed number is the segment's, not the tensor's.
 
-    ``get_allocation_size`` in CUDACachingAllocator.cpp since 1.1 (#17120): requests up to 1 MiB get a segment of
-    2 MiB, those below 10 MiB one of 20 MiB.
+    ``get_allocation_size`` in CUDACachingAllocator.cpp since 1.1 (#17120): requests up to 1 MiB get a segment
+    of 2 MiB, those below 10 MiB one of 20 MiB.
     """
     if facts.requested_bytes == 2 * MIB:
         what = "at most 1 MiB"
@@ -134,8 +135,8 @@ def _spilled(facts: OomFacts) -> Iterator[Finding]:
     if held and facts.total_bytes and held > facts.total_bytes + facts.total_bytes // 100:
         yield Finding(
             "more-than-the-device",
-            f"PyTorch holds {format_bytes(held)} on a device of {format_bytes(facts.total_bytes)}: Windows let it spill into "
-            "the host's memory, so what is free says little.",
+            f"PyTorch holds {format_bytes(held)} on a device of {format_bytes(facts.total_bytes)}: Windows"
+            " let it spill into the host's memory, so what is free says little.",
             "derived",
             held - facts.total_bytes,
             {"formula": "reserved_bytes > total_bytes"},
@@ -147,7 +148,8 @@ def _expandable(facts: OomFacts) -> Iterator[Finding]:
     if reserve:
         yield Finding(
             "segment-reserve",
-            f"One allocation cannot span expandable segments, and a segment reserves {format_bytes(reserve)} of addresses here.",
+            f"One allocation cannot span expandable segments, and a segment reserves {format_bytes(reserve)}"
+            " of addresses here.",
             "stated",
             reserve,
         )
@@ -164,7 +166,8 @@ def _settings(facts: OomFacts, ruling: Ruling) -> Iterator[Finding]:
         # DeviceCachingAllocator::malloc calls garbage_collect_cached_blocks only if set_fraction (#76648).
         yield Finding(
             "setting-without-effect",
-            "garbage_collection_threshold acts only where a memory fraction is set, and none is to be seen here.",
+            "garbage_collection_threshold acts only where a memory fraction is set, and none is to be seen"
+            " here.",
             "derived",
             None,
             {"setting": "garbage_collection_threshold"},
@@ -173,7 +176,8 @@ def _settings(facts: OomFacts, ruling: Ruling) -> Iterator[Finding]:
         # get_free_block's rules on max_split_size hit expandable blocks too (pytorch #123548).
         yield Finding(
             "settings-conflict",
-            "max_split_size_mb together with expandable_segments makes reserved memory grow (pytorch #123548): keep one.",
+            "max_split_size_mb together with expandable_segments makes reserved memory grow (pytorch"
+            " #123548): keep one.",
             "derived",
             None,
             {"settings": settings},

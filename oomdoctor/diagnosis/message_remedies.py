@@ -61,7 +61,7 @@ def known_versions(facts: OomFacts) -> tuple[Optional[Version], Optional[Version
 
 
 def _fragmentation(facts: OomFacts, books: Accounting) -> list[Remedy]:
-    oldest, newest = known_versions(facts)
+    newest = known_versions(facts)[1]
     settings = facts.details.get("settings") or {}
     expandable_on = facts.details.get("expandable_segments") or settings.get("expandable_segments") == "True"
     remedies = []
@@ -111,7 +111,8 @@ def _max_split_size(facts: OomFacts, newest: Optional[Version]) -> Optional[Reme
     name = variable(facts.family, facts.details.get("variable"))
     return Remedy(
         "max-split-size",
-        "below the failed request, so that blocks of its size stay whole: the largest power of two not above half of it",
+        "below the failed request, so that blocks of its size stay whole: the largest power of two not above"
+        " half of it",
         f"{name}=max_split_size_mb:{value}",
         "estimated",
     )

@@ -44,36 +44,36 @@ def rule(books: Accounting, preempted: bool = False) -> Ruling:
         return Ruling("unknown", "no request", "The text does not say how much was asked for.", "stated")
     if total is not None and requested > total:
         why = (
-            f"{format_bytes(requested)} were asked of a device that has {format_bytes(total)}: most often a shape "
-            "gone wrong. No setting helps."
+            f"{format_bytes(requested)} were asked of a device that has {format_bytes(total)}: most often a"
+            " shape gone wrong. No setting helps."
         )
         return _ruling(
             "impossible-request", "requested_bytes > total_bytes", requested - total, (total, requested), why
         )
-    if books.limit is not None and reserved is not None and reserved + requested > books.limit:
-        if holes is None or holes < requested:
-            why = (
-                f"PyTorch may reserve {format_bytes(books.limit)}; it holds {format_bytes(reserved)} and needed "
-                f"{format_bytes(requested)} more. What the device has free does not matter then."
-            )
-            margin = reserved + requested - books.limit
-            formula = "reserved_bytes + requested_bytes > allowed_bytes"
-            return _ruling("limit", formula, margin, (reserved, books.limit, requested), why)
+    over = 0 if books.limit is None or reserved is None else reserved + requested - books.limit
+    if books.limit is not None and reserved is not None and over > 0 and (holes is None or holes < requested):
+        why = (
+            f"PyTorch may reserve {format_bytes(books.limit)}; it holds {format_bytes(reserved)} and needed "
+            f"{format_bytes(requested)} more. What the device has free does not matter then."
+        )
+        formula = "reserved_bytes + requested_bytes > allowed_bytes"
+        return _ruling("limit", formula, over, (reserved, books.limit, requested), why)
     if free is None or holes is None:
         return Ruling(
             "unknown", "numbers missing", "The text ends before the numbers that would tell.", "stated"
         )
     if requested <= free:
         why = (
-            f"The device had {format_bytes(free)} free, more than the {format_bytes(requested)} asked for. So it was "
-            "a limit that is not printed (a memory fraction: torch 2.1 to 2.4 leave it out), memory that came free "
-            "only afterwards, the host's memory, or the driver's own fragmentation."
+            f"The device had {format_bytes(free)} free, more than the {format_bytes(requested)} asked for. So"
+            " it was a limit that is not printed (a memory fraction: torch 2.1 to 2.4 leave it out), memory"
+            " that came free only afterwards, the host's memory, or the driver's own fragmentation."
         )
         return Ruling("unknown", "requested_bytes <= free_bytes", why, margin_bytes=free - requested)
     if holes >= requested:
         why = (
-            f"PyTorch needed a segment of {format_bytes(requested)} and the device had {format_bytes(free)} free. "
-            f"The holes held {format_bytes(holes)}, but none of them {format_bytes(requested)} in one piece."
+            f"PyTorch needed a segment of {format_bytes(requested)} and the device had {format_bytes(free)}"
+            f" free. The holes held {format_bytes(holes)}, but none of them {format_bytes(requested)} in one"
+            " piece."
         )
         formula = "reserved_unallocated_bytes >= requested_bytes"
         return _ruling("fragmentation", formula, holes - requested, (holes, requested), why)
@@ -86,30 +86,30 @@ def _without_room(books: Accounting, requested: int, free: int, holes: int) -> R
     others = books.others_bytes
     if others and free + others >= requested and others >= (books.total or 0) // 20:
         why = (
-            f"Other processes hold {format_bytes(others)} of this device. Without them {format_bytes(free + others)} "
-            f"would be free for the {format_bytes(requested)} asked for."
+            f"Other processes hold {format_bytes(others)} of this device. Without them"
+            f" {format_bytes(free + others)} would be free for the {format_bytes(requested)} asked for."
         )
         formula = "free_bytes + other_processes[].bytes >= requested_bytes"
         return _ruling("other-process", formula, free + others - requested, (free, others, requested), why)
     if missing <= 0:
         why = (
-            f"The device had {format_bytes(free)} free and the holes held {format_bytes(holes)}: together enough for "
-            f"{format_bytes(requested)}, apart not."
+            f"The device had {format_bytes(free)} free and the holes held {format_bytes(holes)}: together"
+            f" enough for {format_bytes(requested)}, apart not."
         )
         formula = "free_bytes + reserved_unallocated_bytes >= requested_bytes"
         return _ruling("fragmentation", formula, -missing, (free, holes, requested), why)
     outside = (books.own.bytes if books.own else 0) + (books.unnamed.bytes if books.unnamed else 0)
     if outside >= max(GIB, (books.total or 0) // 10) and free + holes + outside >= requested:
         why = (
-            f"{format_bytes(outside)} of this device are neither free nor PyTorch's: contexts, NCCL, cuBLAS, CUDA "
-            "graphs, another allocator, or processes that the message does not name."
+            f"{format_bytes(outside)} of this device are neither free nor PyTorch's: contexts, NCCL, cuBLAS,"
+            " CUDA graphs, another allocator, or processes that the message does not name."
         )
         formula = "free_bytes + reserved_unallocated_bytes + not_pytorch_bytes >= requested_bytes"
         return _ruling("non-pytorch", formula, outside - missing, (free, holes, outside, requested), why)
     allocated = f" Live tensors hold {format_bytes(books.allocated.bytes)}." if books.allocated else ""
     why = (
-        f"Even without holes it would not fit: {format_bytes(free)} free and {format_bytes(holes)} in holes are "
-        f"{format_bytes(missing)} short of {format_bytes(requested)}.{allocated}"
+        f"Even without holes it would not fit: {format_bytes(free)} free and {format_bytes(holes)} in holes"
+        f" are {format_bytes(missing)} short of {format_bytes(requested)}.{allocated}"
     )
     formula = "free_bytes + reserved_unallocated_bytes < requested_bytes"
     return _ruling("capacity", formula, missing, (free, holes, requested), why)

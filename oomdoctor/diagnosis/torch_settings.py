@@ -1,7 +1,8 @@
 """Which allocator settings exist in which PyTorch, and the variable that sets them.
 
-Sources: ``AllocatorConfig::parseArgs`` in c10/cuda/CUDAAllocatorConfig.cpp (``CachingAllocatorConfig`` up to 2.1) and
-c10/core/AllocatorConfig.cpp; pull requests #44742 (max_split_size_mb, 1.10), #96995 (expandable_segments, 2.1),
+Sources: ``AllocatorConfig::parseArgs`` in c10/cuda/CUDAAllocatorConfig.cpp (``CachingAllocatorConfig`` up to
+2.1) and c10/core/AllocatorConfig.cpp; pull requests #44742 (max_split_size_mb, 1.10), #96995
+(expandable_segments, 2.1),
 #165135 (PYTORCH_ALLOC_CONF, 2.10).
 """
 
@@ -27,8 +28,8 @@ def parse_version(text: str) -> Version:
 def variable(family: str, stated: Optional[str]) -> str:
     """The environment variable to set.
 
-    PYTORCH_CUDA_ALLOC_CONF is read by every CUDA build since 1.10 and wins where both are set, so it is the one to
-    give unless the message names another.
+    PYTORCH_CUDA_ALLOC_CONF is read by every CUDA build since 1.10 and wins where both are set, so it is the
+    one to give unless the message names another.
     """
     if stated:
         return stated
@@ -38,13 +39,14 @@ def variable(family: str, stated: Optional[str]) -> str:
 
 
 def first_max_split_size_mb(requested_bytes: int) -> Optional[int]:
-    """A first value for ``max_split_size_mb``, in MiB, for a request that failed. None where none makes sense.
+    """A first value for ``max_split_size_mb``, in MiB, for a request that failed. None where none makes
+    sense.
 
     Blocks larger than max_split_size are not split, and requests smaller than it do not take them
-    (``DeviceCachingAllocator::should_split``, ``get_free_block``). Below the failed request blocks of its size stay
-    whole for the next of its kind; far below it, more and more requests get a segment each. So: the largest power of
-    two that is not above half the request, from 32 MiB on (``parseMaxSplitSize`` wants more than kLargeBuffer,
-    20 MiB), and none where the request is not larger than that.
+    (``DeviceCachingAllocator::should_split``, ``get_free_block``). Below the failed request blocks of its
+    size stay whole for the next of its kind; far below it, more and more requests get a segment each. So: the
+    largest power of two that is not above half the request, from 32 MiB on (``parseMaxSplitSize`` wants more
+    than kLargeBuffer, 20 MiB), and none where the request is not larger than that.
     """
     mib = requested_bytes // MIB
     if mib <= 32:

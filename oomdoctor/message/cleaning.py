@@ -113,8 +113,8 @@ _VOCABULARY = frozenset(
 class CleanText:
     """A text to run grammars over.
 
-    ``starts`` are offsets in ``text`` at which the lines of the original begin, ``lines`` their numbers (from 1) and
-    ``ranks`` what their prefixes named.
+    ``starts`` are offsets in ``text`` at which the lines of the original begin, ``lines`` their numbers (from
+    1) and ``ranks`` what their prefixes named.
     """
 
     text: str
@@ -132,7 +132,8 @@ class CleanText:
 
 
 def clean(lines: Iterable[tuple[int, str]]) -> CleanText:
-    """Numbered lines as one text: colours and prefixes off, escapes undone, wrapped words put together again."""
+    """Numbered lines as one text: colours and prefixes off, escapes undone, wrapped words put together
+    again."""
     pieces: list[str] = []
     starts: list[int] = []
     numbers: list[int] = []
@@ -158,7 +159,8 @@ def clean(lines: Iterable[tuple[int, str]]) -> CleanText:
 
 
 def unescape(line: str) -> str:
-    """Colours off; JSON, Python and shell escapes undone, however often they were escaped; markup characters off."""
+    """Colours off; JSON, Python and shell escapes undone, however often they were escaped; markup characters
+    off."""
     if "\x1b" in line:
         line = _ANSI.sub("", line)
     if "\\" in line:
@@ -176,8 +178,8 @@ def unescape(line: str) -> str:
 def _cut_word(left: str, right: str) -> bool:
     """Whether a line break fell inside a word or a number, as a terminal's hard wrap does.
 
-    Two halves make one where together they are a word that messages use and apart they are not both words; digits
-    on both sides make one number, for no message puts two numbers side by side.
+    Two halves make one where together they are a word that messages use and apart they are not both words;
+    digits on both sides make one number, for no message puts two numbers side by side.
     """
     tail, head = _LAST_RUN.search(left), _FIRST_RUN.match(right)
     if tail is None or head is None:

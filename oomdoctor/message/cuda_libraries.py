@@ -1,5 +1,5 @@
-"""CUDA's own errors, and those of the libraries beside PyTorch's allocator: the runtime and driver, cuBLAS, cuDNN,
-NCCL, bitsandbytes, Triton and whatever else reports error 2.
+"""CUDA's own errors, and those of the libraries beside PyTorch's allocator: the runtime and driver, cuBLAS,
+cuDNN, NCCL, bitsandbytes, Triton and whatever else reports error 2.
 
 None of these gives more than a size and a device; most give nothing.
 """
@@ -13,8 +13,8 @@ from oomdoctor.diagnosis.model import OomFacts
 from oomdoctor.message.patterns import Pattern, grammar
 from oomdoctor.message.sighting import Grammar, Sighting
 
-# NCCL src/include/checks.h: CUDACHECK warns "Cuda failure 'out of memory'", with the number since 2.19; the prefix
-# is host:pid:tid [cudaDev] (src/debug.cc).
+# NCCL src/include/checks.h: CUDACHECK warns "Cuda failure 'out of memory'", with the number since 2.19; the
+# prefix is host:pid:tid [cudaDev] (src/debug.cc).
 NCCL = grammar(
     "NCCL",
     ("cuda failure", "nccl"),
@@ -59,7 +59,8 @@ LIBRARIES = grammar(
         ),
         Pattern(
             "cudnn",
-            r"Unable to find a valid cuDNN algorithm to run convolution|GET was unable to find an engine to execute"
+            r"Unable to find a valid cuDNN algorithm to run convolution|GET was unable to find an engine to"
+            r" execute"
             r" this computation|FIND was unable to find an engine to execute this computation",
             kind="disguised",
             group="cudnn",
@@ -106,12 +107,14 @@ _CODE = re.compile(
     r"|PI_ERROR_OUT_OF_RESOURCES|PI_ERROR_MEM_OBJECT_ALLOCATION_FAILURE|CL_MEM_OBJECT_ALLOCATION_FAILURE"
     r"|MEM_OBJECT_ALLOCATION_FAILURE|ErrorOutOfDeviceMemory|VK_ERROR_OUT_OF_DEVICE_MEMORY"
     r"|HSA_STATUS_ERROR_OUT_OF_RESOURCES|NVRM_OUT_OF_MEMORY)"
-    r"|(?<![\w])(?P<words>[Oo]ut\s+of\s+(?:(?:GPU|device|video|CUDA|VRAM|graphics)\s+)?memory|OUT OF MEMORY)\b"
+    r"|(?<![\w])(?P<words>[Oo]ut\s+of\s+(?:(?:GPU|device|video|CUDA|VRAM|graphics)\s+)?memory|OUT OF"
+    r" MEMORY)\b"
 )
 # Beside "out of memory" one of these says that it is a device's ...
 _DEVICE = re.compile(
     r"cuda|(?<![a-z])hip[A-Z_\s]|(?<![a-z])HIP(?![a-z])|\bcu[A-Z]\w+|(?i:\bgpu|vram|nvidia|cudnn|cublas|nccl"
-    r"|tensorrt|opencl|vulkan|\brocm|video memory|device memory|graphics memory|cumem|\.cuh?\b|rmm|thrust|OptiX)"
+    r"|tensorrt|opencl|vulkan|\brocm|video memory|device memory|graphics"
+    r" memory|cumem|\.cuh?\b|rmm|thrust|OptiX)"
     r"|CUDA|SimpleCudaMalloc|torch\.OutOfMemoryError"
 )
 # ... and one of these that it is the host's.

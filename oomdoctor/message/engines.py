@@ -6,6 +6,7 @@ Most are refusals: the engine worked out that its budget does not suffice, and a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from oomdoctor.diagnosis.model import OomFacts
 from oomdoctor.message.patterns import Pattern, compile_template, grammar
@@ -14,7 +15,8 @@ from oomdoctor.message.sizes import to_bytes
 
 # vllm/v1/worker/gpu_worker.py (request_memory): free and total share one unit.
 _FREE_ON_DEVICE = (
-    r"Free memory on device(?: (?:\w+:)?(?P<device>\d{1,4}))? \((?P<free>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?) "
+    r"Free memory on device(?: (?:\w+:)?(?P<device>\d{1,4}))?"
+    r" \((?P<free>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?) "
     r"(?P<unit>[KMGT]i?B)\) on startup is less than desired GPU memory utilization"
     r"(?: \((?P<utilization>\d+(?:\.\d+)?), SIZE(desired)\))?"
 )
@@ -23,7 +25,7 @@ _FREE_ON_DEVICE = (
 def _free_on_device(text: str) -> Iterator[Sighting]:
     for match in compile_template(_FREE_ON_DEVICE).finditer(text):
         unit, device = match.group("unit"), match.group("device")
-        details = {}
+        details: dict[str, Any] = {}
         if match.group("desired"):
             details["desired_bytes"] = to_bytes(match.group("desired"))
             details["gpu_memory_utilization"] = float(match.group("utilization"))
@@ -48,8 +50,10 @@ VLLM = grammar(
         Pattern("vllm", r"No available memory for the cache blocks", kind="refusal", group="vllm-blocks"),
         Pattern(
             "vllm-kv",
-            r"(?:To serve at least one request with the models?'?s? max seq len \((?P<max_model_len>\d{1,12})\),? )?"
-            r"\(?SIZE(kv_cache_needed_bytes) KV cache is needed, which is larger than the available KV cache memory"
+            r"(?:To serve at least one request with the models?'?s? max seq len"
+            r" \((?P<max_model_len>\d{1,12})\),? )?"
+            r"\(?SIZE(kv_cache_needed_bytes) KV cache is needed, which is larger than the available KV cache"
+            r" memory"
             r"(?: \(SIZE(kv_cache_available_bytes)\))?"
             r"(?:[\s\S]{0,120}?estimated maximum model length is (?P<estimated_max_model_len>\d{1,12}))?",
             kind="refusal",
@@ -57,7 +61,8 @@ VLLM = grammar(
         ),
         Pattern(
             "vllm-kv",
-            r"(?:The model's )?max seq len \((?P<max_model_len>\d{1,12})\) is larger than the maximum number of tokens"
+            r"(?:The model's )?max seq len \((?P<max_model_len>\d{1,12})\) is larger than the maximum number"
+            r" of tokens"
             r" that can be stored in KV cache \((?P<kv_cache_tokens>\d{1,12})\)",
             kind="refusal",
             group="vllm-kv",
@@ -78,7 +83,8 @@ VLLM = grammar(
         # csrc/cumem_allocator.cpp prints, and goes on with whatever fails next
         Pattern(
             "vllm-cumem",
-            r"CUDA Error: out of memory at (?P<mark_file>[^\s:]{0,300}cumem_allocator\.cpp):(?P<mark_line>\d+)",
+            r"CUDA Error: out of memory at"
+            r" (?P<mark_file>[^\s:]{0,300}cumem_allocator\.cpp):(?P<mark_line>\d+)",
         ),
     ),
 )
@@ -100,7 +106,8 @@ SERVERS = grammar(
         # sglang/srt/model_executor/model_runner.py and managers/scheduler (retract, prefill)
         Pattern(
             "sglang",
-            r"Not enough memory[.;,:]? Please try (?:to )?(?:increas|decreas|lower)\w* --?-?mem[-_]fraction[-_]static",
+            r"Not enough memory[.;,:]? Please try (?:to )?(?:increas|decreas|lower)\w*"
+            r" --?-?mem[-_]fraction[-_]static",
             kind="refusal",
         ),
         Pattern(
@@ -108,7 +115,8 @@ SERVERS = grammar(
             r"(?P<stage>Prefill|Decode) out of memory\.? Try to lower your batch size",
         ),
         Pattern("sglang", r"[Tt]he memory capacity is unbalanced", kind="refusal"),
-        # text-generation-inference, server/text_generation_server/models/flash_causal_lm.py: raised from OOM in warm-up
+        # text-generation-inference, server/text_generation_server/models/flash_causal_lm.py: raised from OOM
+        # in warm-up
         Pattern(
             "tgi",
             r"Not enough memory to handle (?P<prefill_tokens>\d{1,9}) prefill tokens",
@@ -124,7 +132,8 @@ SERVERS = grammar(
         # exllamav2/model.py, exllamav3
         Pattern(
             "exllama",
-            r"Insufficient (?:VRAM|space|memory) (?:for model and cache|on (?:all )?devices?|in device allocations?"
+            r"Insufficient (?:VRAM|space|memory) (?:for model and cache|on (?:all )?devices?|in device"
+            r" allocations?"
             r"|for (?:model|cache|layers?))[\w ]{0,40}",
             kind="refusal",
         ),
@@ -151,7 +160,8 @@ TENSORRT = grammar(
         ),
         Pattern(
             "tensorrt-llm",
-            r"CUDA (?:runtime|driver) error in [^\n]{1,200}?: out of memory(?: \((?P<mark_at>[^)\s|]{1,300})\)?)?",
+            r"CUDA (?:runtime|driver) error in [^\n]{1,200}?: out of memory(?:"
+            r" \((?P<mark_at>[^)\s|]{1,300})\)?)?",
         ),
         Pattern(
             "tensorrt-llm",
@@ -177,19 +187,22 @@ GGML = grammar(
     (
         Pattern(
             "ggml",
-            r"allocating SIZE(requested) on device (?P<device>\d{1,4}): (?:cuda|hip|musa)Malloc failed: out of memory",
+            r"allocating SIZE(requested) on device (?P<device>\d{1,4}): (?:cuda|hip|musa)Malloc failed: out"
+            r" of memory",
             opens=True,
             tolerance=2e-3,
         ),
         Pattern(
             "ggml",
             r"(?:cuda|hip|musa)Malloc failed: out of memory[\s\S]{0,160}?"
-            r"failed to allocate (?:CUDA|ROCm|MUSA)(?P<device>\d{1,4}) buffer of size (?P<requested>\d{1,19})",
+            r"failed to allocate (?:CUDA|ROCm|MUSA)(?P<device>\d{1,4}) buffer of size"
+            r" (?P<requested>\d{1,19})",
             tolerance=2e-3,
         ),
         Pattern(
             "ggml",
-            r"(?:runner process has terminated: |ggml_\w{1,60}[^\n]{0,80}?)(?:cuda|hip|musa)Malloc failed: out of memory",
+            r"(?:runner process has terminated: |ggml_\w{1,60}[^\n]{0,80}?)(?:cuda|hip|musa)Malloc failed:"
+            r" out of memory",
             tolerance=2e-3,
         ),
         Pattern(
@@ -206,7 +219,8 @@ GGML = grammar(
         ),
         Pattern(
             "ggml-vulkan",
-            r"(?:failed|unable) to allocate Vulkan(?P<device>\d{1,4}) buffer(?: of size (?P<requested>\d{1,19}))?",
+            r"(?:failed|unable) to allocate Vulkan(?P<device>\d{1,4}) buffer(?: of size"
+            r" (?P<requested>\d{1,19}))?",
             follows=40,
         ),
         Pattern("ggml-vulkan", r"vk::Device::allocateMemory: ErrorOutOfDeviceMemory", follows=20),

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from oomdoctor.message.patterns import Pattern, grammar
 
-# tensorflow/core/common_runtime/bfc_allocator.cc warns once an allocation, and op_kernel.cc and the exception say it
-# again with the shape. "The caller indicates that this is not a failure" is none.
+# tensorflow/core/common_runtime/bfc_allocator.cc warns once an allocation, and op_kernel.cc and the exception
+# say it again with the shape. "The caller indicates that this is not a failure" is none.
 TENSORFLOW = grammar(
     "TensorFlow",
     ("ran out of memory trying", "oom when allocating", "from device", "ran\nout"),
     (
         Pattern(
             "tensorflow",
-            r"(?:Allocator \((?:GPU_(?P<device>\d{1,4})_bfc|[^)\n]{1,40})\) )?[Rr]an out of memory trying to allocate "
+            r"(?:Allocator \((?:GPU_(?P<device>\d{1,4})_bfc|[^)\n]{1,40})\) )?[Rr]an out of memory trying to"
+            r" allocate "
             r"SIZE(requested)(?: ?\(rounded to (?P<rounded_bytes>\d{1,19})\))?"
             r"(?! ?(?:\(rounded to \d+\))?[^\n]{0,60}?with freed_by_count=\d+\. The caller)",
             group="xla",
@@ -67,7 +68,8 @@ JAX = grammar(
         ),
         Pattern(
             "jax",
-            r"Ran out of memory in memory space (?P<space>\w{1,20})(?:\. Used SIZE(used_bytes) of SIZE(total) \w+)?"
+            r"Ran out of memory in memory space (?P<space>\w{1,20})(?:\. Used SIZE(used_bytes) of SIZE(total)"
+            r" \w+)?"
             r"(?:[\s\S]{0,40}?[Ee]xceeded \w+ capacity by SIZE(exceeded_bytes))?",
             group="xla",
         ),
@@ -106,14 +108,16 @@ PADDLE = grammar(
     (
         Pattern(
             "paddle",
-            r"Out of memory error on \w{2,5} (?P<device>\d{1,4})\. Cannot allocate SIZE(requested) memory on \w{2,5} \d{1,4}"
+            r"Out of memory error on \w{2,5} (?P<device>\d{1,4})\. Cannot allocate SIZE(requested) memory on"
+            r" \w{2,5} \d{1,4}"
             r"(?:, SIZE(allocated) memory has been allocated)?"
             r"(?:(?:,| and) available memory is only SIZE(free))?",
         ),
         Pattern(
             "paddle",
             r"GPU ?(?P<device>\d{1,4}) ?上?出现内存不足[\s\S]{0,40}?分配 ?SIZE(requested) ?的?内存"
-            r"(?:[，, ]{0,3}已分配 ?SIZE(allocated) ?的?内存)?(?:[，, ]{0,3}(?:而)?可用内存仅为 ?SIZE(free))?",
+            r"(?:[，, ]{0,3}已分配 ?SIZE(allocated) ?的?内存)?(?:[，, ]{0,3}(?:而)?可用内存仅为"
+            r" ?SIZE(free))?",
         ),
         Pattern("paddle", r"Out of memory error on \w{2,5} (?P<device>\d{1,4})"),
     ),
@@ -140,7 +144,8 @@ ARRAYS = grammar(
         ),
         Pattern(
             "xgboost",
-            r"Memory allocation error on worker (?P<worker>\d{1,6}):[^\n]{0,120}?(?:out of memory|bad_alloc)[\s\S]{0,20}?"
+            r"Memory allocation error on worker (?P<worker>\d{1,6}):[^\n]{0,120}?(?:out of"
+            r" memory|bad_alloc)[\s\S]{0,20}?"
             r"Free memory: SIZE(free)[\s\S]{0,10}?Requested memory: SIZE(requested)",
         ),
         Pattern("rmm", r"RMM failure at[^\n]{0,200}?: (?:std::)?bad_alloc|out_of_memory: CUDA error"),
@@ -153,13 +158,15 @@ OTHER_DEVICES = grammar(
     (
         Pattern(
             "mlx",
-            r"(?:\[metal::malloc\] )?Attempting to allocate (?P<requested>\d{1,19}) bytes which is greater than the "
+            r"(?:\[metal::malloc\] )?Attempting to allocate (?P<requested>\d{1,19}) bytes which is greater"
+            r" than the "
             r"maximum allowed buffer size of (?P<allowed>\d{1,19}) bytes",
         ),
         Pattern("mlx", r"\[metal::malloc\] Unable to allocate (?P<requested>\d{1,19}) bytes"),
         Pattern(
             "directml",
-            r"Could not allocate tensor with (?P<requested>\d{1,19}) bytes\. There is not enough GPU video memory",
+            r"Could not allocate tensor with (?P<requested>\d{1,19}) bytes\. There is not enough GPU video"
+            r" memory",
         ),
         Pattern("directml", r"(?:[Nn]ot enough|[Ii]nsufficient) (?:GPU )?video memory"),
     ),
@@ -172,7 +179,8 @@ NATIVE_API = grammar(
     (
         Pattern(
             "xpu",
-            r"Native API failed\. Native API returns: -?(?P<mark_code>\d{1,4}) \((?:UR|PI|ZE)_\w*(?:OUT_OF_\w*|"
+            r"Native API failed\. Native API returns: -?(?P<mark_code>\d{1,4})"
+            r" \((?:UR|PI|ZE)_\w*(?:OUT_OF_\w*|"
             r"MEM_OBJECT_ALLOCATION_FAILURE)\)",
             group="driver",
         ),

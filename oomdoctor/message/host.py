@@ -8,8 +8,10 @@ from typing import Optional
 _HOST = re.compile(
     r"(?P<kill>[Oo]ut of memory: Kill(?:ed)? process|oom[-_]kill|OOMKilled|[Kk]illed due to memory pressure|"
     r"Detected \d+ oom.kill|Worker.{0,40} was killed.{0,40}memory)"
-    r"|(?P<refused>DefaultCPUAllocator: (?:can't|not enough)|CPUAllocator\.cpp|not enough memory: you tried to allocate"
-    r"|Cannot allocate memory|Unable to allocate .{1,40} for an array|java\.lang\.OutOfMemoryError|heap out of memory"
+    r"|(?P<refused>DefaultCPUAllocator: (?:can't|not enough)|CPUAllocator\.cpp|not enough memory: you tried"
+    r" to allocate"
+    r"|Cannot allocate memory|Unable to allocate .{1,40} for an array|java\.lang\.OutOfMemoryError|heap out"
+    r" of memory"
     r"|bytes on host: CUDA_ERROR_OUT_OF_MEMORY|requires more system memory)"
     r"|(?P<recovered>memory allocation failed with OOM on device|memory mapping failed with OOM on device)"
     r"|(?P<shared>insufficient shared memory)"
@@ -17,7 +19,9 @@ _HOST = re.compile(
 _MEANING = {
     "kill": "the system or Ray killed a process because the host's memory ran out, not a GPU's",
     "refused": "the host's memory ran out, not a GPU's",
-    "recovered": "the allocator warned of an attempt that it may have made good by releasing its cache (torch 2.13+)",
+    "recovered": (
+        "the allocator warned of an attempt that it may have made good by releasing its cache (torch 2.13+)"
+    ),
     "shared": "a kernel needs more shared memory than a block may have, which is not device memory",
 }
 

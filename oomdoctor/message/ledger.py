@@ -7,8 +7,8 @@ Two sightings are one event where nothing that both state differs, the rank incl
 - they agree in fewer and stand within ``NEAR_LINES`` of each other, or
 - one of them states nothing at all and stands within ``NEXT_LINES`` (a layer that says only "out of memory").
 
-Code that prints once an event (a logger of the allocator itself) opens a new one with every print, and so does what
-comes after a message that was swallowed ("ignoring ...", "skipping batch").
+Code that prints once an event (a logger of the allocator itself) opens a new one with every print, and so
+does what comes after a message that was swallowed ("ignoring ...", "skipping batch").
 """
 
 from __future__ import annotations

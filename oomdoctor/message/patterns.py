@@ -1,9 +1,9 @@
 """Grammars that one regular expression can hold, written as data.
 
-In a template a space stands for any white space, line ends included (that is how wrapped messages are read), a space
-and a question mark for any or none, and ``SIZE(name)`` for a size. Named groups become facts: ``requested``, ``total``, ... fill the fields of that name,
-``device`` is a number, every other name goes to ``details``. Those that begin with ``mark_`` must agree between two
-prints of one event.
+In a template a space stands for any white space, line ends included (that is how wrapped messages are read),
+a space and a question mark for any or none, and ``SIZE(name)`` for a size. Named groups become facts:
+``requested``, ``total``, ... fill the fields of that name, ``device`` is a number, every other name goes to
+``details``. Those that begin with ``mark_`` must agree between two prints of one event.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ _PREFIXES = (
     r"\[rank(?P<rank_torch>\d{1,6})\]:?",  # torch 2.2+, every line of a distributed traceback
     r"\[default(?P<rank_tee>\d{1,6})\]:",  # torchrun --tee
     r"\[\d+,(?P<rank_mpi>\d{1,6})\]<std(?:err|out)>:?",  # mpirun --tag-output
-    r"\([A-Za-z_][\w.:-]*(?:\s(?:rank|pid|ip|id|TP|PP|DP|EP)[^()\n]{0,120})?\)(?=\s)",  # (VllmWorker rank=1 pid=7), Ray
+    # (VllmWorker rank=1 pid=7), (EngineCore pid=7), (raylet)
+    r"\([A-Za-z_][\w.:-]*(?:\s(?:rank|pid|ip|id|TP|PP|DP|EP)[^()\n]{0,120})?\)(?=\s)",
     rf"\[{_DATE}[T ]{_TIME}{_ZONE}(?:\s[A-Z]{{2}}\d{{1,4}})*\]",  # [2025-01-01 00:00:00 TP1]
     rf"\[?{_DATE}[T\s,-]+{_TIME}{_ZONE}\]?[:,]?",
     rf"\[?{_TIME}{_ZONE}\]?",

@@ -1,8 +1,8 @@
 """A stream of any length becomes events, in bounded memory and linear time.
 
-Most of a log says nothing of memory. So the bytes are searched for a few short texts of which every message we know
-has at least one (each search runs at the speed of ``memchr``), and only the surroundings of the hits are decoded,
-cleaned and given to the grammars.
+Most of a log says nothing of memory. So the bytes are searched for a few short texts of which every message
+we know has at least one (each search runs at the speed of ``memchr``), and only the surroundings of the hits
+are decoded, cleaned and given to the grammars.
 """
 
 from __future__ import annotations

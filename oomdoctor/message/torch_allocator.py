@@ -1,16 +1,17 @@
 r"""PyTorch's caching allocators, 1.0 to 2.15: CUDA, HIP, XPU, NPU and the backends that copied their wording.
 
-Source: ``DeviceCachingAllocator::malloc`` in c10/cuda/CUDACachingAllocator.cpp (and c10/xpu/XPUCachingAllocator.cpp,
-torch_npu's NPUCachingAllocator.cpp). Every release says much the same in other words and another order, and what is
-pasted is often cut, wrapped or quoted in part. So the message is read clause by clause: a clause gives one number,
-clauses that stand close together make one message, and a field that comes a second time starts the next one.
+Source: ``DeviceCachingAllocator::malloc`` in c10/cuda/CUDACachingAllocator.cpp
+(c10/xpu/XPUCachingAllocator.cpp, torch_npu's NPUCachingAllocator.cpp). Every release says much the same in
+other words and another order, and what is pasted is often cut, wrapped or quoted in part. So the message is
+read clause by clause: a clause gives one number, clauses that stand close together make one message, and a
+field that comes a second time starts the next.
 
     1.0   (GPU d; T total capacity; A already allocated; F free; C cached)
     1.4   (...; F free; [L allowed;] R reserved in total by PyTorch)
-    2.1   GPU d has a total capacty of T of which F is free. [Process N has M memory in use.] [Including non-PyTorch
-          memory, this process has M memory in use.] Of the allocated memory A is allocated by PyTorch, and U is
-          reserved by PyTorch but unallocated.
-    2.4   ... allocated by PyTorch, with P allocated in private pools (e.g., CUDA Graphs), and U is reserved ...
+    2.1   GPU d has a total capacty of T of which F is free. [Process N has M memory in use.]
+          [Including non-PyTorch memory, this process has M memory in use.]
+          Of the allocated memory A is allocated by PyTorch, and U is reserved by PyTorch but unallocated.
+    2.4   ... allocated by PyTorch, with P allocated in private pools (e.g., CUDA Graphs), and U ...
     2.5   [L allowed;] after the process sentences
     2.12  Allocation was preemptively rejected because it would exceed per_process_memory_fraction limit.
     2.15  This allocation exceeds the expandable-segment reserve of R ..., so that a segment is at least S.
@@ -52,8 +53,11 @@ _CLAUSE = "|".join(
         "Of the allocated memory SIZE(allocated)",
         "with SIZE(pool) allocated",
         "and SIZE(unallocated) is reserved",
-        "SIZE(old) (?P<what>total capacity|already allocated|current active|free(?=[;,)])|free$|allowed(?=;)"
-        "|cached|reserved in total|is reserved by PyTorch|is allocated by PyTorch|is free)",
+        (
+            "SIZE(old) (?P<what>total capacity|already allocated|current"
+            " active|free(?=[;,)])|free$|allowed(?=;)|cached|reserved in total|is reserved by PyTorch|is"
+            " allocated by PyTorch|is free)"
+        ),
         "(?P<reserve>expandable-segment reserve of) SIZE(reserve_bytes)",
     )
 )
@@ -141,11 +145,9 @@ def _take(message: _Message, parts: dict[str, str]) -> None:
     if "preempted" in parts:
         message.forms.add("preempted")
         message.details["preemptively_rejected"] = True
-    if "preempted_requested" in parts or "preempted_bytes" in parts:
-        if "preempted" in message.forms:
-            message.sizes["requested"] = to_bytes(
-                parts.get("preempted_requested") or parts["preempted_bytes"]
-            )
+    rejected = parts.get("preempted_requested") or parts.get("preempted_bytes")
+    if rejected and "preempted" in message.forms:
+        message.sizes["requested"] = to_bytes(rejected)
     for name in ("next_device", "device", "paren_device"):
         if name in parts:
             message.device, message.has_device = int(parts[name]), True

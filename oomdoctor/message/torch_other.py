@@ -1,4 +1,5 @@
-"""PyTorch outside its CUDA caching allocator: THC, cudaMallocAsync, MPS, the driver, NVML and virtual addresses."""
+"""PyTorch outside its CUDA caching allocator: THC, cudaMallocAsync, MPS, the driver, NVML and virtual
+addresses."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ THC = grammar(
     (
         Pattern(
             "torch-thc",
-            r"THCudaCheck FAIL file=(?P<mark_file>[^\s]{1,300}) line=(?P<mark_line>\d+) error=2 ?: ?out of memory",
+            r"THCudaCheck FAIL file=(?P<mark_file>[^\s]{1,300}) line=(?P<mark_line>\d+) error=2 ?: ?out of"
+            r" memory",
             opens=True,
         ),
         Pattern(
             "torch-thc",
-            r"cuda runtime error \(2\) ?: ?out of memory(?: at (?P<mark_file>[^\s]{1,300}):(?P<mark_line>\d+))?",
+            r"cuda runtime error \(2\) ?: ?out of memory(?: at"
+            r" (?P<mark_file>[^\s]{1,300}):(?P<mark_line>\d+))?",
         ),
     ),
 )
@@ -35,8 +38,8 @@ MALLOC_ASYNC = grammar(
     (
         Pattern(
             "cuda-malloc-async",
-            r"Allocation on device(?: (?P<device>\d{1,4}))? would exceed allowed memory\.?(?: \(out of memory\))?"
-            + _ASYNC_TAIL,
+            r"Allocation on device(?: (?P<device>\d{1,4}))? would exceed allowed memory\.?(?: \(out of"
+            r" memory\))?" + _ASYNC_TAIL,
             group="torch",
         ),
         Pattern(
@@ -47,7 +50,8 @@ MALLOC_ASYNC = grammar(
     ),
 )
 
-# aten/src/ATen/mps/MPSAllocator.mm, MPSHeapAllocatorImpl::malloc. "GB" up to 2.6, "GiB" from 2.7, both 1024^3.
+# aten/src/ATen/mps/MPSAllocator.mm, MPSHeapAllocatorImpl::malloc. "GB" up to 2.6, "GiB" from 2.7, both
+# 1024^3.
 MPS = grammar(
     "MPS",
     ("mps backend out of memory", "mps allocated"),
@@ -71,7 +75,8 @@ RUNTIME = grammar(
         Pattern(
             "torch-address-space",
             r"\[ExpandableSegmentVA\] Failed to reserve (?P<requested>\d{1,19}) bytes[^\n]{0,80}?"
-            r"(?: of virtual address space for an expandable (?:CUDA|HIP) segment on device (?P<device>\d{1,4}))?"
+            r"(?: of virtual address space for an expandable (?:CUDA|HIP) segment on device"
+            r" (?P<device>\d{1,4}))?"
             r"(?:[^\n]{0,200}?This process already holds (?P<segments>\d+) live expandable segment\(s\)"
             r" reserving (?P<reserved_addresses_bytes>\d{1,19}))?",
             kind="disguised",

@@ -1,8 +1,8 @@
 """Which PyTorch releases print a message like this one.
 
-Found by wording: https://github.com/pytorch/pytorch pull requests #13751 (1.0), #27361 (1.4), #44742 (the hint),
-#83146 (1.13, the class), #99699 (2.1, sentences), #113481 (2.2, the hint), #124673 (2.4, private pools), #172327
-(2.11, the address in the hint) and #193211 (2.15).
+Found by wording: https://github.com/pytorch/pytorch pull requests #13751 (1.0), #27361 (1.4), #44742 (the
+hint), #83146 (1.13, the class), #99699 (2.1, sentences), #113481 (2.2, the hint), #124673 (2.4, private
+pools), #172327 (2.11, the address in the hint) and #193211 (2.15).
 """
 
 from __future__ import annotations

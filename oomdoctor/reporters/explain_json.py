@@ -1,4 +1,5 @@
-"""``explain --json``: the contract, ``oomdoctor.explain/1``. Sizes are bytes; null is what the text does not state."""
+"""``explain --json``: the contract, ``oomdoctor.explain/1``. Sizes are bytes; null is what the text does not
+state."""
 
 from __future__ import annotations
 

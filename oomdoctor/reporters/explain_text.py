@@ -115,7 +115,7 @@ def _picture(facts: OomFacts, books: Accounting, ink: Ink) -> str:
     for row in rows:
         blocks = round(_BAR * row.bytes / scale)
         bar = "█" * (blocks if blocks or not row.bytes else 1)
-        head = f"  {row.name:<13} {format_amount(row.bytes):>11}  "
+        head = f"  {row.name:<13}{format_amount(row.bytes):>11}  "
         room = WIDTH - len(head) - len(bar) - len(row.basis)
         basis = row.basis if room > 0 else row.basis.split()[0]
         room = WIDTH - len(head) - len(bar) - len(basis)
@@ -124,7 +124,7 @@ def _picture(facts: OomFacts, books: Accounting, ink: Ink) -> str:
         colour = _COLOURS.get(row.name, "cyan")
         lines.append(f"{head}{ink(bar, colour)}{label}{gap}{ink(basis, 'dim')}".rstrip())
     if books.total is not None:
-        lines.append(f"  {'capacity':<13} {format_amount(books.total):>11}")
+        lines.append(f"  {'capacity':<13}{format_amount(books.total):>11}")
     return "\n".join(lines)
 
 
@@ -159,9 +159,11 @@ def _basis(facts: OomFacts, amount: Amount) -> str:
         return amount.basis
     names = amount.formula.split(" - ")
     values = [
-        sum(process.bytes or 0 for process in facts.other_processes)
-        if name.startswith("other_processes")
-        else _named(facts, name)
+        (
+            sum(process.bytes or 0 for process in facts.other_processes)
+            if name.startswith("other_processes")
+            else _named(facts, name)
+        )
         for name in names
     ]
     known = [value for value in values if value is not None]
@@ -173,9 +175,9 @@ def _basis(facts: OomFacts, amount: Amount) -> str:
 
 def _named(facts: OomFacts, name: str) -> Optional[int]:
     value: Optional[int] = getattr(facts, name, None)
-    if value is None and name == "reserved_bytes" and facts.allocated_bytes is not None:
-        if facts.reserved_unallocated_bytes is not None:
-            return facts.allocated_bytes + facts.reserved_unallocated_bytes
+    held, holes = facts.allocated_bytes, facts.reserved_unallocated_bytes
+    if value is None and name == "reserved_bytes" and held is not None and holes is not None:
+        return held + holes
     return value
 
 
