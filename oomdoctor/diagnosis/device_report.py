@@ -226,7 +226,7 @@ def _about_state(state: DeviceState, account: Account) -> list[Finding]:
 
 def _outside(account: Account, outside: int) -> Finding:
     detail = ""
-    if account.own_not_pytorch is not None and account.process_in_use is not None:
+    if account.own_not_pytorch is not None:
         others = account.others_known or 0
         detail = f": {format_bytes(account.own_not_pytorch)} this process's, {format_bytes(others)} others'"
     return Finding(

@@ -15,6 +15,8 @@ from oomdoctor.snapshot.stacks import Frame
 _PACKAGES = re.compile(r"^(?:.*/)?(?:site-packages|dist-packages)/")
 _TORCH = re.compile(r"^(?:.*/)?(?:site-packages|dist-packages)/(?:torch|triton|torchgen|functorch)/")
 _TORCH_TREE = re.compile(r"/(?:pytorch|torch)/torch/|/torchinductor_[^/]*/|^torch/")
+# Our own, in a recorded process: the recorder, and what stands in for kernels on an emulated device.
+_OWN = re.compile(r"/oomdoctor/(?:recorder|emulator)/")
 # Hooks and wrappers that stand between a program and its model and say nothing about it.
 _WRAPPERS = re.compile(r"/(?:accelerate/hooks|torch/_dynamo/.*|contextlib|functools|runpy|threading)\.py$")
 _INTERPRETER = re.compile(r"/lib/python\d[^/]*/(?!site-packages|dist-packages)|^<")
@@ -33,6 +35,7 @@ def is_internal(frame: Frame) -> bool:
         or _TORCH.match(name)
         or _TORCH_TREE.search(name)
         or _WRAPPERS.search(name)
+        or _OWN.search(name)
         or _INTERPRETER.search(name)
     )
 

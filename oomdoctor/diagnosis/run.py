@@ -11,7 +11,7 @@ from oomdoctor.diagnosis.device_report import DeviceReport, report_device
 from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts, OtherProcess, Remedy
 from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account
-from oomdoctor.diagnosis.run_remedies import Program, next_command, remedies_for
+from oomdoctor.diagnosis.run_remedies import Program, exact_size, next_command, remedies_for
 from oomdoctor.diagnosis.run_verdict import judge
 from oomdoctor.diagnosis.settings_lint import lint_settings
 from oomdoctor.diagnosis.state import DEFAULT_POOL
@@ -19,6 +19,7 @@ from oomdoctor.errors import InputError
 from oomdoctor.run.documents import integer, mapping, number, objects, text, texts
 from oomdoctor.run.folder import Dump, Process, RunFolder
 from oomdoctor.snapshot import Snapshot, read_snapshot
+from oomdoctor.units import MIB
 
 Json = dict[str, Any]
 
@@ -216,7 +217,7 @@ def _at_dump(run: RunFolder, process: Process, dump: Dump, snapshot: Snapshot, d
         *_about_history(snapshot, device, mapping(document, "history")),
     )
     case = _case(report, findings, program, process, dump)
-    return replace(case, next=next_command(run.path, case.diagnosis.remedies, program))
+    return replace(case, next=next_command(run.path, case.diagnosis, program))
 
 
 def _case(
@@ -332,15 +333,20 @@ def _verb(emulated: Any) -> tuple[str, ...]:
     """The command that recorded: rehearse, where devices were emulated, with what its settings say."""
     if not isinstance(emulated, dict):
         return ("trace",)
+    memory = emulated.get("memory_bytes")
+    sizes = [size for size in memory if isinstance(size, int)] if isinstance(memory, list) else []
     words = ["rehearse"]
-    devices = emulated.get("gpus", emulated.get("devices"))
-    count = len(devices) if isinstance(devices, list) else devices
-    if isinstance(count, int):
-        words += ["--gpus", str(count)]
-    memory = emulated.get("memory_bytes", emulated.get("memory"))
-    sizes = memory if isinstance(memory, list) else [memory]
-    if all(isinstance(size, int) for size in sizes):
-        words += ["--memory", ",".join(str(size) for size in sizes)]
+    if sizes:
+        same = sizes[:1] if len(set(sizes)) == 1 else sizes
+        words += ["--gpus", str(len(sizes)), "--memory", ",".join(map(exact_size, same))]
+    for option, key, usual in (
+        ("--context", "context_bytes", 500 * MIB),
+        ("--other-process", "other_bytes", 0),
+        ("--event-latency", "event_latency", 0),
+    ):
+        value = integer(emulated, key)
+        if value is not None and value != usual:
+            words += [option, str(value) if key == "event_latency" else exact_size(value)]
     return tuple(words)
 
 
@@ -350,13 +356,16 @@ def _called(process: Process) -> str:
 
 
 def _nvml_sample(run: RunFolder, process: Process, dump: Dump, device: int) -> Optional[Json]:
-    """The sample of this device nearest in time to the dump, from a launcher on the same host."""
+    """The sample of this device nearest in time to the dump, from a launcher on the same host.
+
+    One that lists the process is preferred: before its context is there, NVML does not know it.
+    """
     entry = dump.device(device)
     uuid, index = text(entry, "uuid"), integer(entry, "nvml_index")
     when = dump.time_unix
     if when is None or (uuid is None and index is None):
         return None
-    best: Optional[tuple[float, Json]] = None
+    best: Optional[tuple[bool, float, Json]] = None
     for launcher in run.launchers:
         if text(launcher.document, "host") not in (None, process.host):
             continue
@@ -364,9 +373,12 @@ def _nvml_sample(run: RunFolder, process: Process, dump: Dump, device: int) -> O
             named = text(sample, "uuid")
             same = _bare(named) == _bare(uuid) if named and uuid else integer(sample, "device") == index
             taken = number(sample, "t")
-            if same and taken is not None and (best is None or abs(taken - when) < best[0]):
-                best = (abs(taken - when), sample)
-    return best[1] if best else None
+            if not same or taken is None:
+                continue
+            stranger = all(integer(p, "pid") != process.pid for p in objects(sample, "processes"))
+            if best is None or (stranger, abs(taken - when)) < best[:2]:
+                best = (stranger, abs(taken - when), sample)
+    return best[2] if best else None
 
 
 def _bare(uuid: Optional[str]) -> Optional[str]:

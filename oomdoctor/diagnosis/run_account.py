@@ -23,6 +23,7 @@ class Account:
         free_private: inactive blocks of private pools, which nothing outside these pools may use.
         process_in_use: this process on this device, as NVML says.
         others: other processes on this device, as NVML says.
+        others_listed: whether NVML listed this process, and so also the others.
         nvml_age: seconds between the NVML sample and the snapshot.
     """
 
@@ -36,6 +37,7 @@ class Account:
     free_private: int
     process_in_use: Optional[int] = None
     others: tuple[OtherProcess, ...] = ()
+    others_listed: bool = False
     nvml_age: Optional[float] = None
 
     @property
@@ -54,11 +56,9 @@ class Account:
     @property
     def own_not_pytorch(self) -> Optional[int]:
         """This process's memory outside PyTorch's allocator: CUDA context, NCCL, other allocators."""
-        if self.process_in_use is not None:
-            return max(self.process_in_use - self.reserved, 0)
-        if self.not_pytorch is not None and self.others_known is not None:
-            return max(self.not_pytorch - self.others_known, 0)
-        return None
+        if self.not_pytorch is None or not self.others_listed:
+            return None
+        return max(self.not_pytorch - (self.others_known or 0), 0)
 
     @property
     def has_limit(self) -> bool:
@@ -101,6 +101,10 @@ def account_of(
     ]
     mine = [p.bytes for p in listed if p.pid == pid]
     when = sample.get("t") if sample else None
+    age = abs(when - time_unix) if isinstance(when, (int, float)) and time_unix is not None else None
+    in_use = mine[0] if mine else None
+    if in_use is not None and in_use < state.reserved:
+        in_use = None  # sampled before the process had grown to this
     return Account(
         total=total,
         free=free,
@@ -110,8 +114,9 @@ def account_of(
         pending=state.pending,
         free_default=sum(c.free for c in state.compartments if not c.is_private),
         free_private=sum(c.free for c in state.compartments if c.is_private),
-        process_in_use=mine[0] if mine else None,
+        process_in_use=in_use,
         # In a container NVML counts pids of the host: where ours is not listed, we may be one of "others".
         others=tuple(p for p in listed if p.pid != pid) if mine else (),
-        nvml_age=abs(when - time_unix) if isinstance(when, (int, float)) and time_unix is not None else None,
+        others_listed=bool(mine),
+        nvml_age=age,
     )

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Optional
 
-from oomdoctor.diagnosis.model import OtherProcess, Remedy, Verdict
+from oomdoctor.diagnosis.model import Diagnosis, OtherProcess, Remedy, Verdict
 from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account
 from oomdoctor.diagnosis.settings_text import (
@@ -17,6 +17,7 @@ from oomdoctor.diagnosis.settings_text import (
     version_of,
 )
 from oomdoctor.diagnosis.torch_settings import EXPANDABLE_SEGMENTS_SINCE, first_max_split_size_mb
+from oomdoctor.units import GIB, MIB, format_bytes
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ def remedies_for(
                 "see who holds memory outside PyTorch's allocator: NCCL, other libraries, other processes",
                 "nvidia-smi --query-compute-apps=pid,used_memory --format=csv",
                 "estimated",
+            ),
+        )
+    if verdict == "capacity":
+        return (
+            Remedy(
+                "less-live",
+                "no allocator setting makes room; free some of the "
+                f"{format_bytes(account.allocated + account.pending)} that live, or use a larger device",
+                None,
+                "derived",
             ),
         )
     if verdict == "impossible-request":
@@ -138,13 +149,32 @@ def _stop(other: OtherProcess, device: int) -> Remedy:
     )
 
 
-def next_command(run: Optional[str], remedies: tuple[Remedy, ...], program: Program) -> Optional[str]:
-    """The next command: the same program recorded again, with the first setting that may help."""
+def next_command(run: str, diagnosis: Diagnosis, program: Program) -> Optional[str]:
+    """The next command: the same program once more, with the first setting that may help.
+
+    Where memory is really used no setting helps; there, how much it would need on a larger device, emulated.
+    None where the command is not known.
+    """
     if not program.command:
         return None
-    again = ["oomdoctor", *program.verb]
-    if run:
-        again += ["-o", run.rstrip("/") + "-2"]
-    words = " ".join(shlex.quote(word) for word in (*again, "--", *program.command))
-    setting = next((r.command for r in remedies if r.command and r.command.startswith("export ")), None)
-    return f"{setting[len('export '):]} {words}" if setting else None
+    words = list(program.verb)
+    setting = next((r.command for r in diagnosis.remedies if (r.command or "").startswith("export ")), None)
+    prefix = f"{setting[len('export ') :]} " if setting else ""
+    if setting is None:
+        total, device = diagnosis.facts.total_bytes, diagnosis.facts.device
+        if diagnosis.verdict != "capacity" or total is None or device is None:
+            return None
+        gpus = ["--gpus", str(device + 1)]
+        if "--gpus" in words:
+            gpus = words[words.index("--gpus") : words.index("--gpus") + 2]
+        words = ["rehearse", *gpus, "--memory", exact_size(2 * total)]
+    words += ["-o", run.rstrip("/") + "-2", "--", *program.command]
+    return prefix + "oomdoctor " + " ".join(shlex.quote(word) for word in words)
+
+
+def exact_size(size: int) -> str:
+    """A SIZE for the command line that loses nothing."""
+    for unit, factor in (("GiB", GIB), ("MiB", MIB)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)

@@ -1,7 +1,8 @@
 """``explain RUN_FOLDER --json``: the contract ``oomdoctor.explain/1``, with the recorded state added.
 
-Sizes are bytes. Added to each entry of ``ooms``: ``state``, ``process``, ``dump``, ``torch_version``, ``next``.
-Added at the top: ``run``, ``problems``, and ``states``, entries of the same form for processes without an OOM.
+Sizes are bytes. Added to each entry of ``ooms``: ``state``, ``process``, ``dump``, ``torch_version``,
+``next``. Added at the top: ``run``, ``problems``, and ``states``, entries of the same form for processes
+without an OOM.
 """
 
 from __future__ import annotations

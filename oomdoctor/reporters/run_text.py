@@ -7,7 +7,7 @@ from typing import Optional
 
 from oomdoctor.diagnosis.by_stack import Place
 from oomdoctor.diagnosis.device_report import DeviceReport
-from oomdoctor.diagnosis.frames import frame_text
+from oomdoctor.diagnosis.frames import frame_text, short_path
 from oomdoctor.diagnosis.model import Basis, Finding, Verdict
 from oomdoctor.diagnosis.run import Case, RunDiagnosis
 from oomdoctor.diagnosis.state import Compartment
@@ -15,7 +15,8 @@ from oomdoctor.reporters.ink import Ink
 from oomdoctor.units import GIB, format_bytes
 
 WIDTH = 80
-_BAR = 24
+_BAR = 16
+_NOTE = 25
 _ROWS = 4
 _SCREENS = 8
 _TITLES: dict[Verdict, str] = {
@@ -48,7 +49,7 @@ def render(run: RunDiagnosis, ink: Ink) -> str:
 
 
 def _worth_showing(run: RunDiagnosis) -> list[Case]:
-    """Of each process and device the last OOM that left a snapshot, else the last; states where there was none."""
+    """Of each process and device the last OOM, with a snapshot if any has one; states if none failed."""
     if not run.ooms:
         return list(run.states)
     last: dict[tuple[str, Optional[int]], Case] = {}
@@ -100,7 +101,8 @@ def _screen(case: Case, ink: Ink) -> str:
             parts.append(_pins(report, ink))
         if report.live:
             parts.append(_live(report, ink))
-    also = [finding for finding in case.diagnosis.findings[1 if case.is_oom else 0 :] if _worth_a_line(finding)]
+    others = case.diagnosis.findings[1 if case.is_oom else 0 :]
+    also = [finding for finding in others if _worth_a_line(finding)]
     if also:
         parts.append("\n".join(_bullet(finding.summary, finding.basis) for finding in also))
     parts += _what_to_do(case, ink)
@@ -111,7 +113,8 @@ def _head(case: Case, ink: Ink) -> str:
     device = case.diagnosis.facts.device
     who = f"GPU {device}" + (f", {case.where}" if case.where else "")
     if case.is_oom:
-        title = ink(f"{who} ran out of memory: ", "bold") + ink(_TITLES[case.diagnosis.verdict], "bold", "red")
+        why = ink(_TITLES[case.diagnosis.verdict], "bold", "red")
+        title = ink(f"{who} ran out of memory: ", "bold") + why
     else:
         title = ink(who, "bold")
     facts = []
@@ -138,12 +141,12 @@ def _picture(report: DeviceReport, ink: Ink) -> str:
     if unallocated:
         note = f"{report.holes:,} holes" if report.hole_bytes else "cached"
         largest = max(c.largest_free for c in report.compartments)
-        rows.append(("free in pools", unallocated, f"{note}, largest {_size(largest)}", "recorded", "yellow"))
+        rows.append(("free in pools", unallocated, f"{note}, max {_size(largest)}", "recorded", "yellow"))
     if account.not_pytorch is not None:
         note = "context, NCCL, others"
-        if account.process_in_use is not None:
+        if account.others_listed:
             others = account.others_known or 0
-            note = f"others {_size(others)}" if others else "this process's"
+            note = f"others {_size(others)}" if others else "context, NCCL"
         rows.append(("not PyTorch's", account.not_pytorch, note, "derived", "cyan"))
     if account.free is not None:
         rows.append(("free", account.free, "", "recorded", "green"))
@@ -151,8 +154,9 @@ def _picture(report: DeviceReport, ink: Ink) -> str:
     for label, size, note, basis, colour in rows:
         bar = ink("█" * _bar(size, whole), colour)
         # Colour codes take no room on the screen: pad by what is seen.
-        gap = " " * (_BAR - _bar(size, whole)) if note else " " * (_BAR - _bar(size, whole))
-        lines.append(f"  {label:<13} {_size(size):>11}  {bar}{gap}{note[:24]:<{24}} {ink(basis, 'dim')}".rstrip())
+        gap = " " * (_BAR - _bar(size, whole))
+        text = f"  {label:<13} {_size(size):>11}  {bar}{gap}{note[:_NOTE]:<{_NOTE}}"
+        lines.append(text + ink(f"{basis:>10}", "dim"))
     if account.total is not None:
         lines.append(f"  {'capacity':<13} {_size(account.total):>11}")
     if account.has_limit:
@@ -175,7 +179,8 @@ def _sentences(case: Case) -> str:
 
 
 def _pools(report: DeviceReport, ink: Ink) -> str:
-    lines = [ink(f"{'Pool, stream':<24}{'reserved':>12}{'in use':>12}{'free':>12}{'holes':>7}{'largest':>12}", "bold")]
+    head = f"{'Pool, stream':<24}{'reserved':>12}{'in use':>12}{'free':>12}{'holes':>7}{'largest':>12}"
+    lines = [ink(head, "bold")]
     shown = report.compartments[:_ROWS]
     for c in shown:
         lines.append(
@@ -219,14 +224,20 @@ def _live(report: DeviceReport, ink: Ink) -> str:
 
 
 def _place(place: Place, width: int) -> list[str]:
-    """A place in a line for each frame, paths cut on the left, where they tell least."""
+    """A place in a line for each frame; of what is too long the folders go first."""
     if not place.is_known:
-        return ["allocated before the recording, or without a stack"[:width]]
+        return ["(no stack recorded)"]
     lines = []
     for frame in place.frames:
         line = frame_text(frame)
-        name = frame.name[: width // 2]
-        lines.append(line if len(line) <= width else f"{name}  …{line[-(width - len(name) - 3) :]}")
+        folders = short_path(frame.filename).split("/")
+        while len(line) > width and len(folders) > 1:
+            folders = folders[1:]
+            line = f"{frame.name}  …/{'/'.join(folders)}:{frame.line}"
+        if len(line) > width:
+            end = f"{folders[-1]}:{frame.line}"[-(width - 10) :]
+            line = f"{frame.name[: width - len(end) - 3]}…  {end}"
+        lines.append(line)
     return lines
 
 
@@ -243,7 +254,8 @@ def _what_to_do(case: Case, ink: Ink) -> list[str]:
     parts = []
     remedies = case.diagnosis.remedies
     if remedies:
-        lines = [ink(f"{'Try, in this order':<71}", "bold") + ink(f"{remedies[0].basis:>9}", "dim")]
+        title = "Try, in this order" if len(remedies) > 1 else "Try"
+        lines = [ink(f"{title:<71}", "bold") + ink(f"{remedies[0].basis:>9}", "dim")]
         for remedy in remedies:
             if remedy.command:
                 lines.append("  " + ink(remedy.command, "green"))
@@ -252,7 +264,9 @@ def _what_to_do(case: Case, ink: Ink) -> list[str]:
                 lines.append(_indented(remedy.summary, 2))
         parts.append("\n".join(lines))
     if case.next:
-        parts.append(ink("Next, to see whether the first of them helps", "bold") + f"\n  {case.next}")
+        helps = any((remedy.command or "").startswith("export ") for remedy in remedies)
+        purpose = "to see whether the first of them helps" if helps else "to see how much it would need"
+        parts.append(ink(f"Next, {purpose}", "bold") + f"\n  {case.next}")
     return parts
 
 
