@@ -21,6 +21,7 @@ class Heard:
     """What came in: enough to say afterwards what was recorded, and if nothing was, why."""
 
     pythons: int = 0
+    old: list[str] = field(default_factory=list)  # versions of Python that are too old to be recorded
     torch: list[str] = field(default_factory=list)  # "VERSION CUDA", distinct
     cuda: int = 0
     dumped: int = 0
@@ -31,9 +32,10 @@ class Heard:
         text = "".join(c for c in rest.partition("\t")[2] if c.isprintable())
         if kind == "python":
             self.pythons += 1
-        elif kind == "torch":
-            if text not in self.torch:
-                self.torch.append(text)
+        elif kind == "old" and text not in self.old:
+            self.old.append(text)
+        elif kind == "torch" and text not in self.torch:
+            self.torch.append(text)
         elif kind == "cuda":
             self.cuda += 1
         elif kind == "dumped":

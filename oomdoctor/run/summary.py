@@ -115,6 +115,8 @@ def why_nothing(command: Sequence[str], heard: Heard, listening: bool = True) ->
         return f"torch {version} is a build without CUDA: install one with CUDA, or try `oomdoctor rehearse`"
     if heard.pythons:
         return "Python ran, but did not import torch"
+    if heard.old:
+        return f"Python {', '.join(heard.old)} ran; the recorder needs 3.8 or later"
     flag = ignores_python_path(command)
     if flag:
         return (

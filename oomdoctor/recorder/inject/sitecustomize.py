@@ -11,11 +11,17 @@ import sys
 
 _here = os.path.dirname(os.path.abspath(__file__))
 
-if os.environ.get("OOMDOCTOR_RUN") and sys.version_info >= (3, 8):
+if os.environ.get("OOMDOCTOR_RUN"):
     try:
-        from _oomdoctor_recorder import entry
+        if sys.version_info >= (3, 8):  # noqa: UP036
+            from _oomdoctor_recorder import entry
 
-        entry.activate()
+            entry.activate()
+        elif os.environ.get("OOMDOCTOR_NOTIFY"):
+            _word = "old\t{}\t{}.{}\n".format(os.getpid(), *sys.version_info[:2])
+            _fd = os.open(os.environ["OOMDOCTOR_NOTIFY"], os.O_WRONLY | os.O_NONBLOCK)
+            os.write(_fd, _word.encode("ascii"))
+            os.close(_fd)
     except Exception:
         # Not even the recorder's own reporting is there. The program goes first.
         if os.environ.get("OOMDOCTOR_DEBUG"):

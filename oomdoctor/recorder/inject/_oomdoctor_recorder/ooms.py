@@ -4,7 +4,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
-from . import facts, files, report
+from . import facts, files, report, signals
 
 if TYPE_CHECKING:
     from .recording import Recording
@@ -59,6 +59,8 @@ class Policy:
             else:
                 line["skipped"] = "the time for snapshots is used up"
         except OSError as error:
+            if signals.is_programs(error):
+                raise
             line["skipped"] = str(error)
             report.failure("the snapshot at an out-of-memory error could not be written")
         if count <= EVERY_LINE or count % THEN_EVERY == 0:

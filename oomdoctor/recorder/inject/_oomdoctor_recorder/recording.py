@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import pickle
-import signal
 import sys
 import time
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, TypeVar
@@ -176,7 +175,7 @@ class Recording:
         try:
             return work()
         except Exception as error:
-            if _from_signal_handler(error):
+            if signals.is_programs(error):
                 raise
             report.failure(what)
             return None
@@ -230,7 +229,7 @@ class Recording:
             try:
                 snapshot = torch.cuda.memory._snapshot()
             except Exception as error:  # cudaMallocAsync and pluggable allocators have none
-                if _from_signal_handler(error):
+                if signals.is_programs(error):
                     raise
                 snapshot_error = f"{type(error).__name__}: {error}"
         finally:
@@ -299,26 +298,6 @@ def _pickle(snapshot: Any, file: BinaryIO) -> None:
 
 def _safe(host: str) -> str:
     return "".join(c if c.isalnum() or c in "._" else "_" for c in host) or "host"
-
-
-def _from_signal_handler(error: BaseException) -> bool:
-    """Whether a Python signal handler of the program raised this in the middle of our work."""
-    handlers = set()
-    for number in range(1, signal.NSIG):
-        try:
-            handler = signals.real_getsignal(number)
-        except (ValueError, OSError):
-            continue
-        handler = getattr(handler, "__func__", handler)
-        code = getattr(handler, "__code__", None)
-        if code is not None:
-            handlers.add(code)
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in handlers:
-            return True
-        trace = trace.tb_next
-    return False
 
 
 def forget_after_fork() -> None:

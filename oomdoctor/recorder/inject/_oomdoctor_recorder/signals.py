@@ -180,6 +180,26 @@ def _die() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
+def is_programs(error: BaseException) -> bool:
+    """Whether a Python signal handler of the program raised this in the middle of our work."""
+    handlers = set()
+    for number in range(1, signal.NSIG):
+        try:
+            handler = real_getsignal(number)
+        except (ValueError, OSError):
+            continue
+        handler = getattr(handler, "__func__", handler)
+        code = getattr(handler, "__code__", None)
+        if code is not None:
+            handlers.add(code)
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
 # -- what the program sees
 # ---------------------------------------------------------------------------------------
 
