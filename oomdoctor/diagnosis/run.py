@@ -155,7 +155,7 @@ def _cases_of(run: RunFolder, process: Process, problems: list[str]) -> Iterator
         snapshot = _read(dump, problems) if dump is not None else None
         sequence = integer(line, "count") or index + 1
         if dump is None or snapshot is None:
-            case = _oom_without_snapshot(run, process, line)
+            case = _oom_without_snapshot(run, process, line, dump is not None)
         else:
             device = integer(mapping(dump.document, "oom"), "device")
             if device is None:
@@ -259,7 +259,7 @@ def _case(
     )
 
 
-def _oom_without_snapshot(run: RunFolder, process: Process, line: Json) -> Case:
+def _oom_without_snapshot(run: RunFolder, process: Process, line: Json, had_one: bool) -> Case:
     """An OOM of which only a line was kept: the numbers of the line, and a verdict where they allow one."""
     device = integer(line, "device")
     newest = process.dumps[-1] if process.dumps else None
@@ -277,7 +277,8 @@ def _oom_without_snapshot(run: RunFolder, process: Process, line: Json) -> Case:
         free_default=unallocated or 0,
         free_private=0,
     )
-    verdict, why = judge(account, Request(requested, None, None, DEFAULT_POOL, free))
+    request = Request(requested, None, None, DEFAULT_POOL, free)
+    verdict, why = judge(account, request)
     facts = OomFacts(
         family="recording",
         rank=process.rank,
@@ -290,15 +291,12 @@ def _oom_without_snapshot(run: RunFolder, process: Process, line: Json) -> Case:
         reserved_unallocated_bytes=unallocated,
         allowed_bytes=account.limit if account.has_limit else None,
     )
-    kept = Finding(
-        "no-snapshot",
-        "No snapshot was kept of this one (the first and the last are): "
-        + (text(line, "skipped") or "a later one took its place")
-        + ".",
-        "recorded",
-    )
+    reason = text(line, "skipped")
+    if reason is None:
+        reason = "it cannot be read" if had_one else "the first ones and the last are kept"
+    kept = Finding("no-snapshot", f"There is no snapshot of this one: {reason}.", "recorded")
     program = _program(run, process, newest, None)
-    remedies = remedies_for(verdict, account, None, program, device or 0)
+    remedies = remedies_for(verdict, account, request, program, device or 0)
     return Case(
         diagnosis=Diagnosis(facts, verdict, (why, kept), remedies),
         report=None,

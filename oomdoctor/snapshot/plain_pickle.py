@@ -31,8 +31,11 @@ _LONG = (
     rb"\x8a(?:\x06......|\x05.....|\x08........|\x07.......|\x00|\x01.|\x02..|\x03...|\x04....|\x09.........)"
 )
 _NUMBER = rb"(?:K.|J....|" + _LONG + rb"|M..|G........|[N\x88\x89])"
-# A number may turn out to be the first of a tuple.
-_REST_OF_TUPLE = rb"(?:\x85|" + _NUMBER + rb"(?:\x86|" + _NUMBER + rb"\x87)|)"
+# A number may turn out to be the first of a tuple, in the middle of which a new frame may begin.
+_GAP = rb"(?:\x95...\x00\x00\x00\x00\x00|)"
+_REST_OF_TUPLE = (
+    rb"(?:" + _GAP + rb"\x85|" + _GAP + _NUMBER + _GAP + rb"(?:\x86|" + _NUMBER + _GAP + rb"\x87)|)"
+)
 # In the order of how often a recording has them: memo, containers, numbers, short texts.
 _TOKENS = (
     rb"j....", rb"h.", rb"\x94", rb"[}\](aeus)]+",
