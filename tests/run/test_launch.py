@@ -135,19 +135,27 @@ def test_a_script_without_a_first_line_is_run_by_the_shell(trace: Trace, tmp_pat
 def test_file_descriptors_are_the_commands(tmp_path: Path, environment: dict[str, str]) -> None:
     read, write = os.pipe()
     command = [*OOMDOCTOR, "trace", "-o", str(tmp_path / "run"), "--"]
-    shell = ["sh", "-c", f"echo through >&{write}; ls /proc/self/fd"]
-    subprocess.run([*command, *shell], pass_fds=[write], env=environment, timeout=60, capture_output=True)
-    assert os.read(read, 100) == b"through\n"
+    shell = [
+        sys.executable,
+        "-S",
+        "-c",
+        f"import os; os.write({write}, b'x'); print(os.listdir('/proc/self/fd'))",
+    ]
     plain, traced = (
         subprocess.run([*before, *shell], pass_fds=[write], env=environment, timeout=60, capture_output=True)
         for before in ([], command)
     )
+    assert os.read(read, 100) == b"xx"
     assert traced.stdout == plain.stdout
     os.close(read)
     os.close(write)
 
 
-SHOW_SIGNALS = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []), [(n, signal.getsignal(n)) for n in range(1, 32) if n not in (9, 19)])"
+SHOW_SIGNALS = """
+import signal
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+print([(number, signal.getsignal(number)) for number in range(1, 32)])
+"""
 
 
 def test_signal_dispositions_are_the_commands(trace: Trace, environment: dict[str, str]) -> None:
@@ -303,8 +311,7 @@ def test_killed_processes_are_named(trace: Trace) -> None:
 
 def test_a_wrapped_history_is_told(tmp_path: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [*OOMDOCTOR, "trace", "-o", str(tmp_path / "run"), "--max-entries", "10", "--", sys.executable, "-c"]
-        + ["import torch; torch.empty(1)"],
+        [*OOMDOCTOR, "trace", "-o", str(tmp_path / "run"), "--max-entries", "10", "--", sys.executable, "-c", "import torch; torch.empty(1)"],
         env={**environment, "FAKE_TORCH": "entries=9", "RANK": "3"},
         capture_output=True,
         text=True,
@@ -325,7 +332,8 @@ def test_a_folder_that_cannot_be_written_disturbs_nothing(
 
 
 def test_recorder_failures_are_told_with_a_remedy(trace: Trace, tmp_path: Path) -> None:
-    source = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); import torch; torch.empty(1)"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))"
+    source = f"{limit}; import torch; torch.empty(1)"
     done = trace(sys.executable, "-c", source, env={"FAKE_TORCH": "entries=3000"})
     assert done.returncode == 0
     assert "problem: the snapshot at exit failed: OSError: [Errno 27] File too large" in done.stderr
@@ -388,8 +396,7 @@ def test_nothing_is_left_in_the_temporary_folder(trace: Trace, tmp_path: Path) -
 def test_without_a_temporary_folder_it_records_all_the_same(trace: Trace, tmp_path: Path) -> None:
     code = "import tempfile; tempfile.tempdir='/nonexistent'; from oomdoctor.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "trace", "-o", str(tmp_path / "r"), sys.executable, "-c"]
-        + ["import torch; torch.empty(1)"],
+        [sys.executable, "-c", code, "trace", "-o", str(tmp_path / "r"), sys.executable, "-c", "import torch; torch.empty(1)"],
         env={**os.environ, "PYTHONPATH": str(FAKE_TORCH)},
         capture_output=True,
         text=True,

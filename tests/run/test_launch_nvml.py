@@ -77,7 +77,7 @@ def test_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "free_bytes": 900,
         "processes": [{"pid": 7, "bytes": 50}, {"pid": 8, "bytes": None}],
     }
-    # Many samples were taken; two of them, alike on each device, were worth a line. The last one is at the end.
+    # Many samples were taken; the first was worth a line, and the one at the end, which differs.
     assert fake.asked > 6
     assert [(line["device"], line["used_bytes"]) for line in lines] == [
         (0, 100),
