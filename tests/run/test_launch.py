@@ -311,7 +311,18 @@ def test_killed_processes_are_named(trace: Trace) -> None:
 
 def test_a_wrapped_history_is_told(tmp_path: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [*OOMDOCTOR, "trace", "-o", str(tmp_path / "run"), "--max-entries", "10", "--", sys.executable, "-c", "import torch; torch.empty(1)"],
+        [
+            *OOMDOCTOR,
+            "trace",
+            "-o",
+            str(tmp_path / "run"),
+            "--max-entries",
+            "10",
+            "--",
+            sys.executable,
+            "-c",
+            "import torch; torch.empty(1)",
+        ],
         env={**environment, "FAKE_TORCH": "entries=9", "RANK": "3"},
         capture_output=True,
         text=True,
@@ -396,7 +407,17 @@ def test_nothing_is_left_in_the_temporary_folder(trace: Trace, tmp_path: Path) -
 def test_without_a_temporary_folder_it_records_all_the_same(trace: Trace, tmp_path: Path) -> None:
     code = "import tempfile; tempfile.tempdir='/nonexistent'; from oomdoctor.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "trace", "-o", str(tmp_path / "r"), sys.executable, "-c", "import torch; torch.empty(1)"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "trace",
+            "-o",
+            str(tmp_path / "r"),
+            sys.executable,
+            "-c",
+            "import torch; torch.empty(1)",
+        ],
         env={**os.environ, "PYTHONPATH": str(FAKE_TORCH)},
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ Imports nothing but what the interpreter has loaded already: most processes neve
 
 import os
 import sys
+import time
 
 from . import report
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # OOMDOCTOR_* as they stood at start: a program may clear its environment.
 environment: "dict[str, str]" = {}
 activated_pid = 0
+activated_unix = 0.0
 
 # Set by the recording when it starts; called before the process ends without Python's own exit.
 before_hard_exit: "Optional[Callable[[], None]]" = None
@@ -25,8 +27,8 @@ _real_exit = os._exit
 
 def activate() -> None:
     """Wait for torch. Called once, by sitecustomize."""
-    global activated_pid
-    activated_pid = os.getpid()
+    global activated_pid, activated_unix
+    activated_pid, activated_unix = os.getpid(), time.time()
     environment.update((k, v) for k, v in os.environ.items() if k.startswith("OOMDOCTOR_"))
     report.channel = environment.get("OOMDOCTOR_NOTIFY")
     report.debug = bool(environment.get("OOMDOCTOR_DEBUG"))

@@ -1,14 +1,10 @@
 """From "torch is imported" to "CUDA is initialized": nothing here imports torch or touches CUDA by itself."""
 
 import os
-import sys
 import time
 from typing import Any
 
 from . import entry, report
-
-_imported_unix = time.time()
-_imported_pid = os.getpid()
 
 
 def torch_imported(torch: Any) -> None:
@@ -49,9 +45,8 @@ def cuda_started(torch: Any) -> None:
     try:
         from . import recording
 
-        started = _imported_unix if os.getpid() == _imported_pid else time.time()
+        # A forked child has its interpreter from its parent; it began some time before this.
+        started = entry.activated_unix if os.getpid() == entry.activated_pid else time.time()
         recording.begin(torch, entry.environment, started)
     except Exception:
         report.failure("the recorder could not start when CUDA was initialized")
-    finally:
-        sys.exc_info()
