@@ -5,10 +5,11 @@ The result holds no columns, so it is small, and can be made in another process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from oomdoctor.diagnosis.consistency import disagreements
+from oomdoctor.diagnosis.count_back import events_after_oom, sums_at_oom
 from oomdoctor.diagnosis.live import Live, live_by_place
 from oomdoctor.diagnosis.model import Finding, Verdict
 from oomdoctor.diagnosis.pinning import Pin, pins
@@ -40,6 +41,7 @@ class DeviceReport:
         largest_free: the largest free block that could have served, bytes; without a request, of all.
         hole_bytes, holes: free blocks beside live ones.
         pins, live: by place, the first :data:`SHOWN`; ``places`` is how many places have live blocks.
+        counted_back: whether the state is later than the OOM, and the account counted back to it.
         verdict: "unknown" where nothing failed.
     """
 
@@ -55,6 +57,7 @@ class DeviceReport:
     live: tuple[Live, ...]
     places: int
     has_expandable: bool
+    counted_back: bool
     verdict: Verdict
     findings: tuple[Finding, ...]
 
@@ -90,9 +93,13 @@ def report_device(
     )
     findings: list[Finding] = []
     verdict: Verdict = "unknown"
+    later = events_after_oom(snapshot, device) if bare and request is not None else 0
+    if later:
+        account = _at_oom(account, snapshot, device)
     if request is not None:
         verdict, why = judge(account, request)
-        findings = [why, *_about_request(state, request, snapshot)]
+        about = [_state_is_later(later)] if later else _about_request(state, request, snapshot)
+        findings = [why, *about]
     findings += _about_state(state, account)
     findings += disagreements(state, sidecar)
     live = live_by_place(state)
@@ -109,8 +116,36 @@ def report_device(
         live=tuple(live[:SHOWN]),
         places=len(live),
         has_expandable=state.has_expandable,
+        counted_back=later > 0,
         verdict=verdict,
         findings=tuple(findings),
+    )
+
+
+def _at_oom(account: Account, snapshot: Snapshot, device: int) -> Account:
+    """The account with the sums at the OOM, where the snapshot's state is a later one."""
+    reserved, active = sums_at_oom(
+        snapshot, device, account.reserved, account.allocated + account.pending
+    )
+    free_private = min(account.free_private, reserved - active)
+    return replace(
+        account,
+        reserved=reserved,
+        allocated=active,
+        pending=0,
+        free_private=free_private,
+        free_default=reserved - active - free_private,
+    )
+
+
+def _state_is_later(events: int) -> Finding:
+    return Finding(
+        "state-is-later",
+        f"The snapshot was taken {events:,} events after the OOM: the tables show what was left then. "
+        "The sums at the OOM are counted back from it.",
+        "derived",
+        None,
+        {"formula": "sums at the end − allocated since + freed since", "events": events},
     )
 
 

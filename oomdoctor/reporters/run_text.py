@@ -135,13 +135,15 @@ def _picture(report: DeviceReport, ink: Ink) -> str:
     whole = account.total or account.reserved
     in_use = account.allocated + account.pending
     unallocated = account.free_default + account.free_private
+    basis: Basis = "derived" if report.counted_back else "recorded"
     rows: list[tuple[str, int, str, Basis, str]] = [
-        ("allocated", in_use, "live tensors", "recorded", "blue"),
+        ("allocated", in_use, "live tensors", basis, "blue"),
     ]
     if unallocated:
         note = f"{report.holes:,} holes" if report.hole_bytes else "cached"
         largest = max(c.largest_free for c in report.compartments)
-        rows.append(("free in pools", unallocated, f"{note}, max {_size(largest)}", "recorded", "yellow"))
+        note = "" if report.counted_back else f"{note}, max {_size(largest)}"
+        rows.append(("free in pools", unallocated, note, basis, "yellow"))
     if account.not_pytorch is not None:
         note = "context, NCCL, others"
         if account.others_listed:
