@@ -15,7 +15,11 @@ def diagnose(facts: OomFacts) -> Diagnosis:
     if knows(facts):
         return diagnose_other(facts)
     books = account(facts)
-    ruling = rule(books, preempted=bool(facts.details.get("preemptively_rejected")))
+    ruling = rule(
+        books,
+        preempted=bool(facts.details.get("preemptively_rejected")),
+        segment_reserve=int(facts.details.get("expandable_segment_reserve_bytes") or 0),
+    )
     verdict = Finding("verdict", ruling.why, ruling.basis, None, {"rule": ruling.rule, **ruling.evidence})
     findings = [verdict, *torch_findings(facts, books, ruling)]
     return Diagnosis(facts, ruling.verdict, tuple(findings), torch_remedies(facts, books, ruling))

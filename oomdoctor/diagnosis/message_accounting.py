@@ -116,7 +116,7 @@ def _own(facts: OomFacts, reserved: Optional[Amount]) -> tuple[Optional[Amount],
     """This process's memory outside the allocator, and the listed process that must be this one."""
     if reserved is None:
         return None, None
-    if facts.process_in_use_bytes:
+    if facts.process_in_use_bytes and facts.process_in_use_bytes < NO_LIMIT:  # NVML: "not available"
         return (
             Amount(
                 max(0, facts.process_in_use_bytes - reserved.bytes),

@@ -71,11 +71,6 @@ MEANINGS: dict[str, Meaning] = {
             ("fewer-streams", "or use fewer CUDA streams", None, "estimated"),
         ),
     ),
-    "torch-preempted-log": Meaning(
-        "limit",
-        "PyTorch refused before asking the device, because throw_on_cudamalloc_oom is set and the request"
-        " would exceed per_process_memory_fraction.",
-    ),
     "disguised": Meaning(
         "unknown",
         "PyTorch ran out of memory, and the query of NVML for its error message failed in turn (#112377): the"
@@ -265,6 +260,7 @@ MEANINGS: dict[str, Meaning] = {
         (_SEE_PROCESSES,),
     ),
     "xgboost": Meaning("unknown", "XGBoost asked the driver for memory and got none.", (_SEE_PROCESSES,)),
+    "hpu": Meaning("unknown", "Gaudi's device memory could not hold an allocation."),
     "mlx": Meaning("limit", "Metal allows no single buffer of that size."),
     "directml": Meaning("unknown", "DirectML found no video memory for a tensor."),
     "vllm-kv": Meaning(

@@ -19,7 +19,6 @@ def torch_findings(facts: OomFacts, books: Accounting, ruling: Ruling) -> tuple[
         *_segment(facts),
         *_limit(facts, books),
         *_spilled(facts),
-        *_expandable(facts),
         *_settings(facts, ruling),
     ]
     return tuple(found)
@@ -140,18 +139,6 @@ def _spilled(facts: OomFacts) -> Iterator[Finding]:
             "derived",
             held - facts.total_bytes,
             {"formula": "reserved_bytes > total_bytes"},
-        )
-
-
-def _expandable(facts: OomFacts) -> Iterator[Finding]:
-    reserve = facts.details.get("expandable_segment_reserve_bytes")
-    if reserve:
-        yield Finding(
-            "segment-reserve",
-            f"One allocation cannot span expandable segments, and a segment reserves {format_bytes(reserve)}"
-            " of addresses here.",
-            "stated",
-            reserve,
         )
 
 

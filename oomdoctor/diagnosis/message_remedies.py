@@ -17,7 +17,7 @@ from oomdoctor.diagnosis.torch_settings import (
     parse_version,
     variable,
 )
-from oomdoctor.units import format_bytes
+from oomdoctor.units import GIB, format_bytes
 
 RECORD = Remedy(
     "record",
@@ -157,6 +157,25 @@ def _other_process(facts: OomFacts, books: Accounting) -> Iterator[Remedy]:
 
 
 def _limit(facts: OomFacts, books: Accounting) -> Iterator[Remedy]:
+    name = variable(facts.family, facts.details.get("variable"))
+    if facts.details.get("preemptively_rejected"):
+        yield Remedy(
+            "raise-fraction",
+            "allow more, or leave throw_on_cudamalloc_oom out: then PyTorch releases its cache and asks the device first",
+            f"{name}=per_process_memory_fraction:0.95",
+            "estimated",
+        )
+        return
+    reserve = facts.details.get("expandable_segment_reserve_bytes")
+    if reserve and facts.requested_bytes:
+        gib = math.ceil(facts.requested_bytes / GIB)
+        yield Remedy(
+            "segment-reserve",
+            "so that one segment holds the request (torch 2.15), or leave the setting out",
+            f"{name}=expandable_segments:True,expandable_segments_reserve:{gib}G",
+            "derived",
+        )
+        return
     if facts.family == "xpu":
         module = "torch.xpu"
     elif facts.family == "npu":

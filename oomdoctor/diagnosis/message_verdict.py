@@ -26,10 +26,15 @@ class Ruling:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-def rule(books: Accounting, preempted: bool = False) -> Ruling:
+def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -> Ruling:
     """The verdict on an out-of-memory error of PyTorch's caching allocator.
 
     The order matters: each rule is asked only where those before it do not hold.
+
+    Args:
+        books: the device's memory by owner.
+        preempted: the message says that PyTorch refused before it asked the device.
+        segment_reserve: bytes of addresses an expandable segment has, where the message says that it is too few.
     """
     requested, total, free = books.requested, books.total, books.free
     holes = books.holes.bytes if books.holes else None
@@ -49,6 +54,15 @@ def rule(books: Accounting, preempted: bool = False) -> Ruling:
         )
         return _ruling(
             "impossible-request", "requested_bytes > total_bytes", requested - total, (total, requested), why
+        )
+    if 0 < segment_reserve < requested:
+        why = (
+            f"One allocation cannot span expandable segments, and a segment reserves {format_bytes(segment_reserve)} of "
+            f"addresses here: less than the {format_bytes(requested)} asked for, whatever is free."
+        )
+        margin = requested - segment_reserve
+        return _ruling(
+            "limit", "requested_bytes > expandable_segment_reserve", margin, (segment_reserve, requested), why
         )
     over = 0 if books.limit is None or reserved is None else reserved + requested - books.limit
     if books.limit is not None and reserved is not None and over > 0 and (holes is None or holes < requested):

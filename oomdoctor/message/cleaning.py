@@ -16,7 +16,6 @@ _ESCAPED_CODE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
 _ESCAPED_BREAK = re.compile(r"\\+[nr](?![a-z]{2,}[\\/])|<br\s*/?>")  # not the \n of C:\new\...
 _ESCAPED_OTHER = re.compile(r"\\+([\"'`/t])")
 _SPACES = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
-_BORDER = re.compile(r"[\s\u2028]*[|│┃║]?\s*$")
 _LAST_RUN = re.compile(r"[\w.]{1,40}$")
 _FIRST_RUN = re.compile(r"[\w.]{1,40}")
 _NUMBER_HEAD = re.compile(r"\d+(?:\.\d?)?$")
@@ -145,7 +144,7 @@ def clean(lines: Iterable[tuple[int, str]]) -> CleanText:
         for part in unescape(raw).split("\n"):
             body, found = strip_prefixes(part)
             rank = found if found is not None else rank
-            body = _SPACES.sub(" ", _BORDER.sub("", body))
+            body = _SPACES.sub(" ", body.rstrip().rstrip("|│┃║").rstrip())
             glue = "" if not pieces or _cut_word(previous, body) else "\n"
             starts.append(length + len(glue))
             numbers.append(number)
@@ -181,7 +180,11 @@ def _cut_word(left: str, right: str) -> bool:
     Two halves make one where together they are a word that messages use and apart they are not both words;
     digits on both sides make one number, for no message puts two numbers side by side.
     """
-    tail, head = _LAST_RUN.search(left), _FIRST_RUN.match(right)
+    if (not left[-1:].isalnum() and not left.endswith(".")) or (
+        not right[:1].isalnum() and not right.startswith(".")
+    ):
+        return False
+    tail, head = _LAST_RUN.search(left[-40:]), _FIRST_RUN.match(right)
     if tail is None or head is None:
         return False
     last, first = tail.group(), head.group()

@@ -81,8 +81,8 @@ TRITON = grammar(
     (
         Pattern(
             "triton",
-            r"out of resources?: (?P<resource>[\w\x20-]{1,40}?)(?:, Required: (?P<required>\d{1,15}))"
-            r"(?:, Hardware limit: (?P<limit>\d{1,15}))?",
+            r"out of resources?: (?P<resource>[\w\x20-]{1,40}?),?\s*Required: (?P<required>\d{1,15})"
+            r"(?:,?\s*Hardware limit(?:ation)?: (?P<limit>\d{1,15}))?",
             kind="disguised",
         ),
         Pattern("triton", r"out of resources?: (?P<resource>shared memory)", kind="disguised"),
@@ -106,7 +106,7 @@ _CODE = re.compile(
     r"|UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY|UR_RESULT_ERROR_OUT_OF_RESOURCES|ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY"
     r"|PI_ERROR_OUT_OF_RESOURCES|PI_ERROR_MEM_OBJECT_ALLOCATION_FAILURE|CL_MEM_OBJECT_ALLOCATION_FAILURE"
     r"|MEM_OBJECT_ALLOCATION_FAILURE|ErrorOutOfDeviceMemory|VK_ERROR_OUT_OF_DEVICE_MEMORY"
-    r"|HSA_STATUS_ERROR_OUT_OF_RESOURCES|NVRM_OUT_OF_MEMORY)"
+    r"|HSA_STATUS_ERROR_OUT_OF_RESOURCES|NVRM_OUT_OF_MEMORY|RMM_ERROR_OUT_OF_MEMORY)"
     r"|(?<![\w])(?P<words>[Oo]ut\s+of\s+(?:(?:GPU|device|video|CUDA|VRAM|graphics)\s+)?memory|OUT OF"
     r" MEMORY)\b"
 )
@@ -120,7 +120,7 @@ _DEVICE = re.compile(
 # ... and one of these that it is the host's.
 _HOST = re.compile(
     r"(?i:oom.kill|killed process|\bkilled\b|java\.lang|java heap|javascript|heap limit|cgroup|memory cgroup"
-    r"|oomkilled|\bhost:|on host|pinned host|cpuallocator|slurmstepd|redis|postgres|numpy|system memory)"
+    r"|oomkilled|\bhost:|on host|pinned host|cpuallocator|slurmstepd|not a failure|redis|postgres|numpy|system memory)"
 )
 # Who says so, where the line gives it away.
 _SPEAKERS = (
@@ -141,8 +141,8 @@ def _driver(text: str) -> Iterator[Sighting]:
     for match in _CODE.finditer(text):
         start = text.rfind("\n", max(0, match.start() - 400), match.start())
         start = match.start() - 400 if start < 0 and match.start() > 400 else start + 1
-        end = text.find("\n", match.end(), match.end() + 200)
-        end = min(len(text), match.end() + 200) if end < 0 else end
+        end = text.find("\n", match.end(), match.end() + 300)
+        end = min(len(text), match.end() + 300) if end < 0 else end
         line = text[start:end]
         if _HOST.search(line):
             continue

@@ -132,9 +132,8 @@ SERVERS = grammar(
         # exllamav2/model.py, exllamav3
         Pattern(
             "exllama",
-            r"Insufficient (?:VRAM|space|memory) (?:for model and cache|on (?:all )?devices?|in device"
-            r" allocations?"
-            r"|for (?:model|cache|layers?))[\w ]{0,40}",
+            r"Insufficient (?:VRAM|space|memory)(?: in split)? (?:for (?:model|cache|layers?)|on (?:all )?devices?"
+            r"|in device allocations?)(?: and cache)?",
             kind="refusal",
         ),
     ),
@@ -151,6 +150,7 @@ TENSORRT = grammar(
         "could not be allocated",
         "cuda runtime error in",
         "error code",
+        "insufficient gpu memory",
     ),
     (
         Pattern(
@@ -167,6 +167,16 @@ TENSORRT = grammar(
             "tensorrt-llm",
             r"(?:[Nn]ot enough|[Ii]nsufficient) (?:GPU |free )?memory (?:for|to allocate)(?: the)? KV cache",
             kind="refusal",
+        ),
+        # tensorrt_llm/_torch/pyexecutor/py_executor_creator.py
+        Pattern(
+            "tensorrt-llm",
+            r"Executor creation failed due to insufficient GPU memory"
+            r"(?:\.? The following component could not be created: (?P<component>[^\n]{1,80}))?"
+            r"(?: Total GPU memory \((?P<total_unit>GiB)\): (?P<total_gib>[\d.]{1,12}))?"
+            r"(?: Free GPU memory before component creation attempt \(GiB\): (?P<free_gib>[\d.]{1,12}))?",
+            kind="refusal",
+            group="tensorrt-llm-executor",
         ),
         Pattern("tensorrt", r"Cuda [Ee]rror in (?P<call>\w{1,60}): 2 \(out of memory\)", opens=True),
         Pattern("tensorrt", r"Error Code 1: Cuda (?:Runtime|Driver) \(out of memory\)", opens=True),

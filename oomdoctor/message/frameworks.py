@@ -11,7 +11,14 @@ from oomdoctor.message.patterns import Pattern, grammar
 # say it again with the shape. "The caller indicates that this is not a failure" is none.
 TENSORFLOW = grammar(
     "TensorFlow",
-    ("ran out of memory trying", "oom when allocating", "from device", "ran\nout"),
+    (
+        "ran out of memory trying",
+        "oom when allocating",
+        "from device",
+        "resourceexhausted",
+        "dst tensor",
+        "ran\nout",
+    ),
     (
         Pattern(
             "tensorflow",
@@ -30,6 +37,8 @@ TENSORFLOW = grammar(
             group="xla",
             tolerance=1e-2,
         ),
+        Pattern("tensorflow", r"ResourceExhaustedError:[\s\S]{0,80}?failed to allocate memory", group="xla"),
+        Pattern("tensorflow", r"Dst tensor is not initialized", kind="disguised", group="xla-dst"),
         # cuda_driver.cc: one line for each attempt
         Pattern(
             "tensorflow",
@@ -44,18 +53,24 @@ TENSORFLOW = grammar(
 # xla/pjrt, xla/service/gpu, xla/tsl/framework/bfc_allocator.cc
 JAX = grammar(
     "JAX and XLA",
-    ("out of memory", "failed to allocate request", "that was not possible", "out\nof"),
+    (
+        "out of memory",
+        "failed to allocate request",
+        "that was not possible",
+        "cumemallocasync failed",
+        "out\nof",
+    ),
     (
         Pattern(
             "jax",
-            r"(?:RESOURCE_EXHAUSTED: )?Out of memory (?:while trying to allocate|allocating) "
+            r"(?:(?:RESOURCE_EXHAUSTED|Resource exhausted): )?Out of memory (?:while trying to allocate|allocating) "
             r"(?:(?P<requested>\d{1,19}) bytes|SIZE(requested2))(?!\s*\(allocated so far)",
             group="xla",
             tolerance=1e-2,
         ),
         Pattern(
             "jax",
-            r"RESOURCE_EXHAUSTED: Failed to allocate request for \S{1,20} \((?P<requested>\d{1,19})B\)"
+            r"(?:RESOURCE_EXHAUSTED|Resource exhausted): Failed to allocate request for \S{1,20} \((?P<requested>\d{1,19})B\)"
             r" on device ordinal (?P<device>\d{1,4})",
             group="xla",
             tolerance=1e-2,
@@ -73,7 +88,14 @@ JAX = grammar(
             r"(?:[\s\S]{0,40}?[Ee]xceeded \w+ capacity by SIZE(exceeded_bytes))?",
             group="xla",
         ),
-        Pattern("jax", r"RESOURCE_EXHAUSTED: Out of memory", group="xla"),
+        Pattern("jax", r"(?:RESOURCE_EXHAUSTED|Resource exhausted): Out of memory", group="xla"),
+        # xla/stream_executor/gpu/gpu_cudamallocasync_allocator.cc
+        Pattern(
+            "jax",
+            r"cuMemAllocAsync failed to allocate (?P<requested>\d{1,19}) bytes: [^\n]{0,120}?out of memory"
+            r"(?: Reported by CUDA: Free memory/Total memory: (?P<free>\d{1,19})/(?P<total>\d{1,19}))?",
+            group="xla",
+        ),
     ),
 )
 
@@ -138,6 +160,10 @@ ARRAYS = grammar(
             r"out of memory to allocate (?P<requested>\d{1,19}) bytes"
             r"(?: \(total (?P<pool_total_bytes>\d{1,19}) bytes\))?",
         ),
+        # rmm's logger prints it, and the exception says it again
+        Pattern(
+            "rmm", r"\[Upstream (?P<requested>\d{1,19})B\]\[FAILURE maximum pool size exceeded\]", opens=True
+        ),
         Pattern(
             "rmm",
             r"[Mm]aximum pool size exceeded(?: \(failed to allocate SIZE(requested)\))?",
@@ -154,7 +180,7 @@ ARRAYS = grammar(
 
 OTHER_DEVICES = grammar(
     "MLX, DirectML, Keras backends",
-    ("metal::malloc", "gpu video memory", "attempting to allocate", "video memory"),
+    ("metal::malloc", "gpu video memory", "pt_devmem", "attempting to allocate", "video memory"),
     (
         Pattern(
             "mlx",
@@ -168,6 +194,7 @@ OTHER_DEVICES = grammar(
             r"Could not allocate tensor with (?P<requested>\d{1,19}) bytes\. There is not enough GPU video"
             r" memory",
         ),
+        Pattern("hpu", r"PT_DEVMEM Allocation failed for size::(?P<requested>\d{1,19})"),
         Pattern("directml", r"(?:[Nn]ot enough|[Ii]nsufficient) (?:GPU )?video memory"),
     ),
 )

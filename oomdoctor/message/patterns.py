@@ -64,6 +64,8 @@ def facts_of(groups: dict[str, Optional[str]], family: str, kind: Kind, details:
         )  # a regular expression names a group once: requested, requested2
         if name in SIZE_FIELDS:
             fields[f"{name}_bytes"] = to_bytes(value)
+        elif name in ("total_gib", "free_gib"):  # a number whose unit stands before it
+            fields[name.replace("_gib", "_bytes")] = to_bytes(f"{value} GiB")
         elif name == "device":
             fields["device"] = int(value)
         elif name.endswith("_bytes"):

@@ -49,8 +49,7 @@ def strip_prefixes(line: str) -> tuple[str, Optional[int]]:
 
 
 def _rank(match: re.Match[str]) -> Optional[int]:
-    for value in match.groupdict().values():
-        if value is not None:
-            return int(value)
+    if match.lastgroup is not None:
+        return int(match.group(match.lastgroup))
     inside = _IN_PARENTHESES.search(match.group()) if match.group().lstrip()[:1] in "([" else None
     return int(inside.group(1)) if inside else None

@@ -15,53 +15,59 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Callable, Optional
 
 from oomdoctor.diagnosis.model import OomFacts
-from oomdoctor.message.cleaning import clean
+from oomdoctor.message.cleaning import CleanText, clean
 from oomdoctor.message.grammars import sightings
 from oomdoctor.message.host import not_the_devices
 from oomdoctor.message.ledger import Ledger
+from oomdoctor.message.sighting import Sighting
+from oomdoctor.message.surroundings import Surroundings
 
 BLOCK_BYTES = 1 << 20
-BEFORE_BYTES = 1 << 11
-AFTER_BYTES = 6 << 10
-REGION_BYTES = 1 << 17
+BEFORE_BYTES = 1 << 10
+AFTER_BYTES = 3 << 10
+LINE_BYTES = 16 << 10
+REGION_BYTES = 1 << 16
 TEXT_CHARACTERS = 700
 
-# One of these is in every message of every grammar, wherever a terminal broke its lines.
+# One of these is in every message of every grammar, wherever a terminal broke its lines, and hardly ever in a
+# log of anything else.
 TRIGGERS: tuple[bytes, ...] = (
-    b"f mem",  # out of memory
-    b"f\nmem",
-    b"f \nmem",
-    b"f\r\nmem",
-    b"emory\n",  # ... memory, wrapped after it
-    b"o alloc",  # tried, failed, unable to allocate
-    b"t allocat",  # could not, cannot allocate
-    b"OUT_OF",  # CUDA_ERROR_OUT_OF_MEMORY
-    b"OUT OF",
-    b"_ALLOC",  # CUBLAS_STATUS_ALLOC_FAILED
-    b"NOT_INITIAL",
+    b"f memory",  # out of memory
+    b"ut of m",
+    b"ut of\n",
+    b"ut of \n",
+    b"ut of\r",
+    b"ut of res",
+    b"o allocate",  # tried, failed, unable to allocate
+    b"ot allocate",  # could not, cannot allocate
+    b"OUT_OF_",  # CUDA_ERROR_OUT_OF_MEMORY
+    b"OUT OF M",
+    b"_ALLOC",  # CUBLAS_STATUS_ALLOC_FAILED, PYTORCH_CUDA_ALLOC_CONF
+    b"NOT_INITIALIZED",
     b"by PyTorch",
-    b"y allocated",
-    b"OfMemory",
-    b"OutOfDevice",
-    b"MemoryAlloc",
-    b"emory alloc",
+    b"OutOf",
+    b"MemoryAllocation",
+    b"emory allocation",
     b"KV cach",
     b"nough ",
-    b"vailable mem",
-    b"out of res",
-    b"on device",
+    b"vailable memory",
+    b"ree memory on",
+    b"Allocation on",
     b"NVML_SUCCESS",
     b"OOM",
-    b"oom",
-    b"Cuda fail",
-    b"nsufficient",
-    b"cuDNN alg",
+    b"oom-kill",
+    b"Cuda failure",
+    b"nsufficient ",
+    b"cuDNN algorithm",
     b"an engine to",
-    b"ool size exc",
-    b"SegmentVA",
-    b"reemptive",
-    b"s unbalanced",
-    b"MPS alloc",
+    b"ool size exceeded",
+    b"SegmentVA]",
+    b"reemptively",
+    b"is unbalanced",
+    b"PT_DEVMEM",
+    b"Dst tensor is",
+    b"orch version",
+    b"orch==",
     b"\xe5\x86\x85\xe5\xad\x98",  # Chinese: memory
 )
 
@@ -130,15 +136,16 @@ class _Reader:
         self._line = 1  # number of the buffer's first line
         self._control = 0
         self._instead: Optional[str] = None
+        self._surroundings = Surroundings()
 
     def feed(self, block: bytes) -> None:
         self.bytes_read += len(block)
         if self.bytes_read <= 4 * BLOCK_BYTES:
             self._control += block.count(b"\x00")
         self._buffer += block
-        self._search(len(self._buffer) - AFTER_BYTES)
+        self._search(len(self._buffer) - AFTER_BYTES - LINE_BYTES)
         keep = max(0, min(self._searched - BEFORE_BYTES, len(self._buffer)))
-        keep = self._line_start(keep, lowest=max(0, keep - BEFORE_BYTES))
+        keep = self._line_start(keep, lowest=max(0, keep - LINE_BYTES))
         self._line += self._buffer.count(b"\n", 0, keep)
         self._buffer = self._buffer[keep:]
         self._searched -= keep
@@ -148,7 +155,7 @@ class _Reader:
         self._search(len(self._buffer))
         lines = self._line + self._buffer.count(b"\n") - (1 if self._buffer.endswith(b"\n") else 0)
         return Reading(
-            ooms=self.ledger.facts,
+            ooms=tuple(self._surroundings.tell(facts) for facts in self.ledger.facts),
             bytes_read=self.bytes_read,
             lines_read=lines if self.bytes_read else 0,
             instead=None if len(self.ledger) else self._instead,
@@ -169,41 +176,48 @@ class _Reader:
                 at = buffer.find(trigger, at + 256, limit + len(trigger))
         self._searched = limit
         hits.sort()
-        begin = end = -1
+        begin = end = previous = -1
         for hit in hits:
             first, last = max(self._used, hit - BEFORE_BYTES), min(len(buffer), hit + AFTER_BYTES)
-            if begin >= 0 and first <= end and last - begin <= REGION_BYTES:
-                end = last
-                continue
-            if begin >= 0:
-                self._region(begin, end)
-            begin, end = max(self._used, hit - BEFORE_BYTES), last
+            # A long run of hits is cut where it has a gap, so that no message is; or, in the end, anywhere.
+            room = REGION_BYTES if hit - previous > BEFORE_BYTES // 2 else 2 * REGION_BYTES
+            if begin >= 0 and (first > end or last - begin > room):
+                self._region(begin, end if first > end else self._line_start(hit, lowest=begin))
+                begin = -1
+            if begin < 0:
+                begin = max(self._used, hit - BEFORE_BYTES)
+            end, previous = last, hit
         if begin >= 0:
             self._region(begin, end)
 
     def _region(self, begin: int, end: int) -> None:
         buffer = self._buffer
-        begin = max(self._used, self._line_start(begin, lowest=max(self._used, begin - BEFORE_BYTES)))
-        newline = buffer.find(b"\n", end, end + BEFORE_BYTES)
-        end = newline + 1 if newline >= 0 else end
+        begin = max(self._used, self._line_start(begin, lowest=max(self._used, begin - LINE_BYTES)))
+        if buffer[end - 1 : end] != b"\n":
+            newline = buffer.find(b"\n", end, end + LINE_BYTES)
+            end = newline + 1 if newline >= 0 else end
         if end <= begin:
             return
         self._used = end
         number = self._line + buffer.count(b"\n", 0, begin)
         lines = buffer[begin:end].decode("utf-8", errors="replace").split("\n")
         text = clean((number + index, line.rstrip("\r")) for index, line in enumerate(lines))
+        self._surroundings.look(text.text)
         found = sightings(text.text)
         for sighting in found:
-            facts = replace(
-                sighting.facts,
-                line=text.line_at(sighting.start),
-                rank=sighting.facts.rank if sighting.facts.rank is not None else text.rank_at(sighting.start),
-                text=" ".join(text.text[sighting.start : sighting.end].split())[:TEXT_CHARACTERS],
-            )
-            before = text.text[max(0, sighting.start - 120) : sighting.start].rpartition("\n")[2]
-            self.ledger.add(replace(sighting, facts=facts), swallowed=_SWALLOWED.search(before) is not None)
+            self._enter(sighting, text)
         if not found and self._instead is None:
             self._instead = not_the_devices(text.text)
+
+    def _enter(self, sighting: Sighting, text: CleanText) -> None:
+        facts = replace(
+            sighting.facts,
+            line=text.line_at(sighting.start),
+            rank=text.rank_at(sighting.start) if sighting.facts.rank is None else sighting.facts.rank,
+            text=" ".join(text.text[sighting.start : sighting.end].split())[:TEXT_CHARACTERS],
+        )
+        before = text.text[max(0, sighting.start - 120) : sighting.start].rpartition("\n")[2]
+        self.ledger.add(replace(sighting, facts=facts), swallowed=_SWALLOWED.search(before) is not None)
 
     def _line_start(self, offset: int, lowest: int) -> int:
         """The start of the line at ``offset``, or ``offset`` where it begins too far back."""

@@ -40,7 +40,7 @@ _DEVICE_WORDS = r"(?:GPU|XPU|NPU|MLU|MUSA|GCU|SUPA|DCU|HPU|PPU|device)"
 _CLAUSE = "|".join(
     (
         rf"(?P<head>(?<![A-Z]){_BACKENDS}) out of memory\.?",
-        "Tried to allocate (?:SIZE(requested)|(?P<exa>more than 1EB))"
+        "[Tt]ried to allocate (?:SIZE(requested)|(?P<exa>more than 1EB))"
         rf"(?: ?\. {_DEVICE_WORDS} (?P<next_device>\d{{1,4}})\b)?",
         r"Allocation was (?P<preempted>preemptively) rejected",
         r"Requested size: (?:SIZE(preempted_requested)|(?P<preempted_bytes>\d{1,19}))",

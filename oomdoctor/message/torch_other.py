@@ -74,24 +74,24 @@ RUNTIME = grammar(
     (
         Pattern(
             "torch-address-space",
-            r"\[ExpandableSegmentVA\] Failed to reserve (?P<requested>\d{1,19}) bytes[^\n]{0,80}?"
-            r"(?: of virtual address space for an expandable (?:CUDA|HIP) segment on device"
-            r" (?P<device>\d{1,4}))?"
+            r"\[ExpandableSegmentVA\] Failed to reserve (?P<requested>\d{1,19}) bytes(?: \([^)\n]{0,40}\))?"
+            r"(?: of virtual address space for an expandable \w+ segment(?: on device (?P<device>\d{1,4}))?)?"
             r"(?:[^\n]{0,200}?This process already holds (?P<segments>\d+) live expandable segment\(s\)"
             r" reserving (?P<reserved_addresses_bytes>\d{1,19}))?",
             kind="disguised",
-            group="address-space",
+            group="driver-error",
         ),
         Pattern(
-            "torch-preempted-log",
+            "torch-2.2+",
             r"Preemptively rejecting allocation: requested (?P<requested>\d{1,19})[^\n]{0,300}?"
             r"would exceed memory limit",
             group="torch",
+            details={"preemptively_rejected": True, "torch": ["2.12", "2.15"]},
         ),
         Pattern(
             "generic-driver",
             r"CUDA driver error: ?(?:out of memory|2\b)",
-            group="cuda-driver-error",
+            group="driver-error",
         ),
         Pattern(
             "disguised",
