@@ -1,5 +1,4 @@
-"""A plain inference script, with nothing of oomdoctor in it: transformers' generate() on a Llama-2-7B-shaped
-model.
+"""A plain inference script with nothing of oomdoctor in it: generate() on a model of Llama-2-7B's shape.
 
 Layers are spread over the visible devices. Weights are random, since only their sizes matter here. Requests
 of varied batch and prompt length are answered one after the other, as a server would, until all are done or
@@ -47,11 +46,11 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--max-prompt", type=int, default=1500)
     parser.add_argument("--max-batch", type=int, default=6)
-    parser.add_argument("--gib-per-device", type=float, help="do as if each device had no more than this")
+    parser.add_argument("--gib", type=float, help="do as if the devices had no more than this together")
     options = parser.parse_args()
 
     devices = list(range(torch.cuda.device_count()))
-    if options.gib_per_device:
+    if options.gib:
         for device in devices:
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(

@@ -201,11 +201,11 @@ def _build(torch: TorchBuild, folder: Path) -> None:
 
 
 def _stub_source(stem: str, names: Iterable[str]) -> str:
-    lines = ["extern void not_emulated(const char *name);\n"]
+    lines = ["extern void oomdoctor_not_emulated(const char *name);\n"]
     refusal = next((code for prefix, code in sorted(_REFUSAL.items(), reverse=True) if stem == prefix), None)
     for name in sorted(names):
         if refusal is not None and _ASKS_SIZE.search(name):
-            lines.append(f'long {name}(void) {{ not_emulated("{name}"); return {refusal}; }}\n')
+            lines.append(f'long {name}(void) {{ oomdoctor_not_emulated("{name}"); return {refusal}; }}\n')
         else:
             lines.append(f"long {name}(void) {{ return 0; }}\n")
     return "".join(lines)

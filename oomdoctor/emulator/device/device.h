@@ -84,7 +84,7 @@ int device_of(const void *pointer);   /* -1: not device memory */
 void lock_process(void);              /* this process's own mutex */
 void unlock_process(void);
 void *arena_alloc(size_t bytes);      /* at addresses that are the same in every run; zeroed */
-void not_emulated(const char *name);  /* says once that NAME is not emulated */
+void oomdoctor_not_emulated(const char *name);  /* says once that NAME is not emulated */
 void say(const char *format, ...);
 
 uint64_t tick(void);                  /* one more device operation */

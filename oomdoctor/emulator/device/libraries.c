@@ -39,7 +39,7 @@ EXPORT int nvrtcVersion(int *major, int *minor) {
 }
 EXPORT int nvrtcCreateProgram(void **program) {
   (void)program;
-  not_emulated("nvrtcCreateProgram (kernels compiled at run time)");
+  oomdoctor_not_emulated("nvrtcCreateProgram (kernels compiled at run time)");
   return 1;
 }
 EXPORT const char *nvrtcGetErrorString(int error) {

@@ -240,7 +240,7 @@ EXPORT int cudaGetSymbolAddress(void **address, const void *symbol) {
   return OK;
 }
 static int refuse(const char *name) {
-  not_emulated(name);
+  oomdoctor_not_emulated(name);
   return set_error(ERR_NOT_SUPPORTED);
 }
 EXPORT int cudaIpcGetMemHandle(void *handle, void *pointer) {

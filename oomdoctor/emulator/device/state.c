@@ -348,7 +348,7 @@ int release_address(int device, uint64_t address, uint64_t *bytes) {
   return error;
 }
 
-void not_emulated(const char *name) {
+EXPORT void oomdoctor_not_emulated(const char *name) {
   static const char *said[64];
   static int count;
   lock_process();
