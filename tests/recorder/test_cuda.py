@@ -39,7 +39,23 @@ def rehearse(tmp_path: Path) -> Rehearse:
     def run(source: str, command: tuple[str, ...] = (sys.executable,), **options: Any) -> Any:
         (tmp_path / "program.py").write_text(textwrap.dedent(source))
         return subprocess.run(
-            [sys.executable, "-m", "oomdoctor", "rehearse", "--gpus", "2", "--memory", "8GiB", "-o", str(tmp_path / "run"), "--python", sys.executable, "--", *command, str(tmp_path / "program.py")],
+            [
+                sys.executable,
+                "-m",
+                "oomdoctor",
+                "rehearse",
+                "--gpus",
+                "2",
+                "--memory",
+                "8GiB",
+                "-o",
+                str(tmp_path / "run"),
+                "--python",
+                sys.executable,
+                "--",
+                *command,
+                str(tmp_path / "program.py"),
+            ],
             capture_output=True,
             text=True,
             timeout=120,
@@ -168,7 +184,18 @@ def test_torchrun_with_two_ranks(rehearse: Rehearse, tmp_path: Path) -> None:
 def test_sigterm_in_the_middle_of_work(tmp_path: Path) -> None:
     run = tmp_path / "run"
     popen = subprocess.Popen(
-        [sys.executable, "-m", "oomdoctor", "rehearse", "-o", str(run), "--", sys.executable, "-c", "import torch\nwhile True: x = torch.ones(1000, device='cuda') * 2"],
+        [
+            sys.executable,
+            "-m",
+            "oomdoctor",
+            "rehearse",
+            "-o",
+            str(run),
+            "--",
+            sys.executable,
+            "-c",
+            "import torch\nwhile True: x = torch.ones(1000, device='cuda') * 2",
+        ],
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
