@@ -20,14 +20,14 @@ CUDA := $(shell test -e /dev/nvidiactl && echo yes)
 $(READY): pyproject.toml examples/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit("oomdoctor: this needs Python 3.11 or later; name one: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -e '.[dev]' -r examples/requirements.txt
 ifeq ($(CUDA),yes)
 	$(PIP) install '$(TORCH)'
 else
-	$(PIP) install --no-deps '$(TORCH)'
 	$(PIP) install filelock 'typing-extensions>=4.13' 'setuptools>=77' sympy networkx jinja2 fsspec
+	$(PIP) install --no-deps '$(TORCH)'
 endif
-	$(PIP) install -e '.[dev]' -r examples/requirements.txt
-	$(PIP) install --no-deps accelerate==1.15.0  # its dependencies would bring NVIDIA's libraries; what it uses is there
+	$(PIP) install --no-deps accelerate==1.15.0  # depends on torch, and would bring NVIDIA's libraries
 	touch $@
 
 ENDED = echo "(the program ended with exit status $$?)"
@@ -56,8 +56,9 @@ TORCHES ?= 2.3.1 2.6.0 2.9.1 2.11.0
 check-versions: $(READY)
 	for version in $(TORCHES); do \
 	  test -x $(VENV)-torch-$$version/bin/python || $(BIN)/python -m venv $(VENV)-torch-$$version; \
-	  $(VENV)-torch-$$version/bin/pip --quiet install --no-deps torch==$$version && \
-	  $(VENV)-torch-$$version/bin/pip --quiet install filelock typing-extensions setuptools sympy networkx jinja2 fsspec 'numpy<2'; \
+	  $(VENV)-torch-$$version/bin/pip --quiet install filelock typing-extensions setuptools sympy networkx jinja2 \
+	    fsspec 'numpy<2' && \
+	  $(VENV)-torch-$$version/bin/pip --quiet install --no-deps torch==$$version || exit; \
 	done
 	OOMDOCTOR_TEST_PYTHONS=$$(for v in $(TORCHES); do printf '%s/bin/python:' $(abspath $(VENV))-torch-$$v; done) \
 	  $(BIN)/python -m pytest -n auto --dist loadgroup tests/emulator
