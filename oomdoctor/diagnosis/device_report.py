@@ -22,14 +22,18 @@ from oomdoctor.diagnosis.request import (
     serving_compartments,
 )
 from oomdoctor.diagnosis.run_account import Account, account_of
-from oomdoctor.diagnosis.run_verdict import USUAL_CONTEXT, judge
+from oomdoctor.diagnosis.run_verdict import judge
 from oomdoctor.diagnosis.state import Compartment, DeviceState, device_state
 from oomdoctor.snapshot.model import Snapshot
-from oomdoctor.units import format_bytes
+from oomdoctor.units import MIB, format_bytes
 
 Json = dict[str, Any]
 SHOWN = 10
 """How many places are kept of those that pin and of those that live."""
+
+
+WORTH_A_WORD = 256 * MIB
+"""Memory outside PyTorch below this is a bare CUDA context."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,7 @@ def _about_state(state: DeviceState, account: Account) -> list[Finding]:
             )
         )
     outside = account.not_pytorch
-    if outside is not None and outside > USUAL_CONTEXT // 4:
+    if outside is not None and outside > WORTH_A_WORD:
         found.append(_outside(account, outside))
     return found
 

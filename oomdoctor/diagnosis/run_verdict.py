@@ -9,16 +9,13 @@ from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account
 from oomdoctor.units import GIB, format_bytes
 
-USUAL_CONTEXT = GIB
-"""What a CUDA context with cuBLAS and NCCL usually takes at most; more than that is worth a word."""
-
 
 def judge(account: Account, request: Request) -> tuple[Verdict, Finding]:
     """The verdict and the finding that carries its arithmetic.
 
-    In this order: more than the device has; enough in pieces (fragmentation); held back by the memory
-    fraction; enough without other processes; enough without this process's memory outside PyTorch; else
-    the memory is really used (capacity).
+    The order is that of the verdict on a message (``oomdoctor.diagnosis.message_verdict.rule``): more than the
+    device has; held back by the memory fraction; enough in pieces (fragmentation); enough without other
+    processes; enough without memory outside PyTorch; else the memory is really used (capacity).
     """
     need, room = request.segment_bytes, account.room
     if need is None or room is None:
@@ -36,6 +33,8 @@ def judge(account: Account, request: Request) -> tuple[Verdict, Finding]:
             {"requested_bytes": need, "total_bytes": account.total},
         )
     pieces = account.free_default + account.free_private
+    if account.has_limit and account.reserved + need > (account.limit or 0) and pieces < need:
+        return "limit", _limited(account, need)
     if need <= room:
         return "unknown", Finding(
             "refused-with-room",
@@ -44,41 +43,42 @@ def judge(account: Account, request: Request) -> tuple[Verdict, Finding]:
             room,
             {"requested_bytes": need, "room_bytes": room},
         )
-    if room + pieces >= need:
+    if pieces >= need:
         return "fragmentation", _fragmented(account, need, room, pieces)
-    short = need - room - pieces
-    if account.has_limit and account.free is not None and account.free + pieces >= need:
-        return "limit", Finding(
-            "held-back-by-the-fraction",
-            f"PyTorch may reserve {format_bytes(account.limit or 0)} of {format_bytes(account.total or 0)} "
-            f"here; the device had {format_bytes(account.free)} free.",
-            "derived",
-            (account.total or 0) - (account.limit or 0),
-            {
-                "formula": "limit − reserved < requested ≤ free",
-                "limit_bytes": account.limit,
-                "reserved_bytes": account.reserved,
-                "free_bytes": account.free,
-            },
+    others, short = account.others_known or 0, need - room - pieces
+    if room + others >= need and others >= (account.total or 0) // 20:
+        return "other-process", _would_fit(
+            "other-processes", "Other processes hold", others, need - room, account
         )
-    others = account.others_known
-    if others is not None and others >= short:
-        return "other-process", _would_fit("other-processes", "other processes hold", others, short, account)
+    if short <= 0:
+        return "fragmentation", _fragmented(account, need, room, pieces)
     own = account.own_not_pytorch
-    if own is not None and own - USUAL_CONTEXT >= short:
-        return "non-pytorch", _would_fit(
-            "outside-pytorch", "this process holds outside PyTorch", own, short, account
-        )
-    unattributed = account.not_pytorch if own is None else None
-    if unattributed is not None and unattributed - USUAL_CONTEXT >= short:
-        return "non-pytorch", _would_fit(
-            "outside-pytorch",
-            "other processes, or this one outside PyTorch, hold",
-            unattributed,
-            short,
-            account,
-        )
+    outside = account.not_pytorch if own is None else own
+    if outside is not None and outside >= max(GIB, (account.total or 0) // 10) and outside >= short:
+        who = "This process, outside PyTorch, holds"
+        if own is None:
+            who = "Other processes, or this one outside PyTorch, hold"
+        return "non-pytorch", _would_fit("outside-pytorch", who, outside, short, account)
     return "capacity", _full(account, need, short)
+
+
+def _limited(account: Account, need: int) -> Finding:
+    limit = account.limit or 0
+    return Finding(
+        "held-back-by-the-fraction",
+        f"PyTorch may reserve {format_bytes(limit)} here, holds {format_bytes(account.reserved)} and needed "
+        f"{format_bytes(need)} more. What the device has free ({format_bytes(account.free or 0)}) does not "
+        "matter then.",
+        "derived",
+        account.reserved + need - limit,
+        {
+            "formula": "reserved + requested > limit",
+            "limit_bytes": limit,
+            "reserved_bytes": account.reserved,
+            "requested_bytes": need,
+            "free_bytes": account.free,
+        },
+    )
 
 
 def _fragmented(account: Account, need: int, room: int, pieces: int) -> Finding:
@@ -92,7 +92,7 @@ def _fragmented(account: Account, need: int, room: int, pieces: int) -> Finding:
         "derived",
         pieces,
         {
-            "formula": "room + free in pieces ≥ requested",
+            "formula": "free + free in pieces ≥ requested",
             "requested_bytes": need,
             "room_bytes": room,
             "free_default_bytes": account.free_default,
@@ -104,11 +104,11 @@ def _fragmented(account: Account, need: int, room: int, pieces: int) -> Finding:
 def _would_fit(identity: str, who: str, held: int, short: int, account: Account) -> Finding:
     return Finding(
         identity,
-        f"{format_bytes(short)} were missing; {who} {format_bytes(held)}.",
+        f"{format_bytes(short)} were missing. {who} {format_bytes(held)}.",
         "derived",
         held,
         {
-            "formula": "missing = requested − room − free in pieces ≤ held",
+            "formula": "missing ≤ held",
             "missing_bytes": short,
             "held_bytes": held,
             "nvml_age_seconds": account.nvml_age,

@@ -146,8 +146,8 @@ def _refuse_dense(data: bytes, source: str) -> None:
 def _refuse(data: bytes, position: int, source: str) -> NoReturn:
     opcode = data[position : position + 1]
     if opcode in _GLOBALS:
-        # Everything before it has passed, so decoding up to it runs nothing and find_class learns the name.
-        _decode(data[: _end_of_global(data, position)], source)
+        # All before it has passed and find_class ends it here, so this runs nothing and learns the name.
+        _decode(data, source)
     if opcode in _CALLS:
         raise UnsafeInput(
             f"the file asks for code to be run (opcode {_CALLS[opcode]} at byte {position:,})",
@@ -169,15 +169,6 @@ def _refuse(data: bytes, position: int, source: str) -> NoReturn:
 
 
 _HOW_TO_WRITE_ONE = "snapshots are written by torch.cuda.memory._dump_snapshot(FILE) and by oomdoctor trace"
-
-
-def _end_of_global(data: bytes, position: int) -> int:
-    """Where a GLOBAL or INST ends: after two lines, of bounded length. STACK_GLOBAL has no operand."""
-    if data[position : position + 1] == b"\x93":
-        return position + 1
-    first = data.find(b"\n", position, position + 4096)
-    second = data.find(b"\n", first + 1, first + 4096) if first >= 0 else -1
-    return second + 1 if second >= 0 else position + 1
 
 
 def _truncated(source: str, size: int) -> NoReturn:

@@ -86,7 +86,7 @@ def add_process(run: Path, pid: int, *, rank: Optional[int] = None, **more: Any)
 
 
 def add_dump(
-    process: Path,
+    folder: Path,
     plain: Json,
     *,
     reason: str = "oom",
@@ -103,7 +103,7 @@ def add_dump(
 ) -> None:
     """A snapshot and its sidecar, whose figures are the snapshot's own sums unless others are given."""
     name = f"{sequence:04d}-{reason}"
-    (process / f"{name}.pickle").write_bytes(pickle.dumps(plain, 4))
+    (folder / f"{name}.pickle").write_bytes(pickle.dumps(plain, 4))
     state = device_state(snapshot_from_plain(plain), device)
     sums = {
         "reserved_bytes": state.reserved,
@@ -116,7 +116,7 @@ def add_dump(
         "sequence": sequence,
         "snapshot": f"{name}.pickle",
         "time_unix": 100.0 + sequence,
-        "process": json.loads((process / "process.json").read_text()),
+        "process": json.loads((folder / "process.json").read_text()),
         "settings": {
             "asked": asked or {},
             "in_effect": plain.get("allocator_settings"),
@@ -148,8 +148,8 @@ def add_dump(
         }
         document["oom"] = oom
         if line:
-            add_oom_line(process, {"t": 100.0 + sequence, **oom, **sums, "snapshot": f"{name}.pickle"})
-    write(process / f"{name}.json", document)
+            add_oom_line(folder, {"t": 100.0 + sequence, **oom, **sums, "snapshot": f"{name}.pickle"})
+    write(folder / f"{name}.json", document)
 
 
 def add_oom_line(process: Path, line: Json) -> None:

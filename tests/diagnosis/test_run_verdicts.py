@@ -1,0 +1,317 @@
+"""Run folders by hand, one for each verdict; what is said of them and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomdoctor.diagnosis.run import Case, diagnose_run, diagnose_snapshot
+from oomdoctor.errors import EmptyInput
+from tests.run.building import (
+    GIB,
+    add_dump,
+    add_launcher,
+    add_oom_line,
+    add_process,
+    make_run,
+    sample,
+)
+from tests.snapshot.building import MIB, event, hole, live, ordinary, pending, segment, snapshot
+
+Json = dict[str, Any]
+
+
+def _oom(block: int, free: int, stream: int = 0) -> Json:
+    return event("oom", block, addr=free, stream=stream, time_us=5)
+
+
+def _full(in_use: int, free_in_holes: int = 0, *, need: int = GIB, free: int = 100 * MIB) -> Json:
+    holes = [piece for _ in range(4) for piece in (hole(free_in_holes // 4), live(2 * MIB))]
+    inside = holes if free_in_holes else []
+    kept = in_use - (8 * MIB if inside else 0)
+    return snapshot(segment(0x7F0000000000, live(kept), *inside), traces=[[event("alloc", 1), _oom(need, free)]])
+
+
+def _only(run: Path) -> Case:
+    (case,) = diagnose_run(str(run)).ooms
+    return case
+
+
+def _ids(case: Case) -> list[str]:
+    return [finding.id for finding in case.diagnosis.findings]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def test_fragmentation(run: Path) -> None:
+    launcher = add_launcher(run, command=("python", "infer.py", "--name", "a b"))
+    process = add_process(run, 7, rank=1, launcher=launcher)
+    add_dump(process, _full(18 * GIB, 4 * GIB), free=100 * MIB, requested=GIB)
+    case = _only(run)
+    facts = case.diagnosis.facts
+    assert case.diagnosis.verdict == "fragmentation"
+    assert (facts.family, facts.rank, facts.device) == ("recording", 1, 0)
+    assert facts.requested_bytes == GIB
+    assert facts.reserved_bytes == 22 * GIB
+    assert facts.allocated_bytes == 18 * GIB
+    assert facts.reserved_unallocated_bytes == 4 * GIB
+    assert facts.free_bytes == 100 * MIB
+    assert facts.allowed_bytes is None
+    assert case.report is not None
+    assert case.report.largest_free == GIB, "each hole is exactly 1 GiB"
+
+
+def test_fragmentation_remedies_name_the_right_variable(run: Path) -> None:
+    launcher = add_launcher(run, command=("python", "infer.py", "--name", "a b"))
+    process = add_process(run, 7, launcher=launcher)
+    add_dump(process, _full(18 * GIB, 3 * GIB), free=100 * MIB, requested=GIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "fragmentation"
+    assert [remedy.command for remedy in case.diagnosis.remedies] == [
+        "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+        "export PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:512",
+    ]
+    assert {remedy.basis for remedy in case.diagnosis.remedies} == {"estimated"}
+    assert case.next == (
+        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True oomdoctor trace "
+        f"-o {run}-2 -- python infer.py --name 'a b'"
+    )
+
+
+def test_remedies_keep_the_settings_that_were_there(run: Path) -> None:
+    process = add_process(run, 7, torch_version="2.10.0")
+    asked = {"PYTORCH_ALLOC_CONF": "garbage_collection_threshold:0.8,max_split_size_mb:64"}
+    plain = _full(18 * GIB, 3 * GIB)
+    plain["allocator_settings"]["max_split_size"] = 64 * MIB
+    add_dump(process, plain, free=100 * MIB, requested=GIB, asked=asked)
+    assert [remedy.command for remedy in _only(run).diagnosis.remedies] == [
+        "export PYTORCH_ALLOC_CONF=garbage_collection_threshold:0.8,expandable_segments:True",
+        "export PYTORCH_ALLOC_CONF=garbage_collection_threshold:0.8,max_split_size_mb:512",
+    ]
+
+
+def test_with_expandable_segments_on_they_are_not_advised(run: Path) -> None:
+    process = add_process(run, 7)
+    plain = _full(18 * GIB, 3 * GIB)
+    plain["allocator_settings"]["expandable_segments"] = True
+    add_dump(process, plain, free=100 * MIB, requested=GIB)
+    assert _only(run).diagnosis.remedies == ()
+
+
+def test_capacity(run: Path) -> None:
+    launcher = add_launcher(run)
+    process = add_process(run, 7, launcher=launcher)
+    add_dump(process, _full(22 * GIB), free=100 * MIB, requested=GIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "capacity"
+    assert case.diagnosis.findings[0].evidence["missing_bytes"] == GIB - 100 * MIB
+    assert [remedy.command for remedy in case.diagnosis.remedies] == [None]
+    assert case.next == f"oomdoctor rehearse --gpus 1 --memory 48GiB -o {run}-2 -- python infer.py"
+
+
+def test_an_emulated_run_is_rehearsed_again(run: Path) -> None:
+    emulated = {"memory_bytes": [24 * GIB, 24 * GIB], "context_bytes": 500 * MIB, "other_bytes": GIB}
+    launcher = add_launcher(run, emulated=emulated)
+    process = add_process(run, 7, launcher=launcher)
+    add_dump(process, _full(18 * GIB, 3 * GIB), free=100 * MIB, requested=GIB)
+    assert _only(run).next == (
+        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True oomdoctor rehearse --gpus 2 --memory 24GiB "
+        f"--other-process 1GiB -o {run}-2 -- python infer.py"
+    )
+
+
+def test_another_process(run: Path) -> None:
+    add_launcher(run, nvml=(sample(50.0, 24 * GIB, {}), sample(100.0, 24 * GIB, {7: 13 * GIB, 99: 10 * GIB})))
+    process = add_process(run, 7)
+    add_dump(process, _full(12 * GIB), free=100 * MIB, requested=GIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "other-process"
+    assert case.diagnosis.facts.process_in_use_bytes == 13 * GIB
+    assert [(o.pid, o.bytes) for o in case.diagnosis.facts.other_processes] == [(99, 10 * GIB)]
+    assert "99" in (case.diagnosis.remedies[0].command or "")
+
+
+def test_pids_of_another_namespace_are_not_others(run: Path) -> None:
+    """In a container NVML counts pids of the host: one of "the others" is us."""
+    add_launcher(run, nvml=(sample(100.0, 24 * GIB, {4711: 23 * GIB}),))
+    process = add_process(run, 7)
+    add_dump(process, _full(22 * GIB), free=100 * MIB, requested=GIB)
+    case = _only(run)
+    assert case.diagnosis.facts.other_processes == ()
+    assert case.diagnosis.verdict == "capacity"
+
+
+def test_memory_outside_pytorch(run: Path) -> None:
+    add_launcher(run, nvml=(sample(100.0, 24 * GIB, {7: 23 * GIB}),))
+    process = add_process(run, 7)
+    add_dump(process, _full(12 * GIB), free=100 * MIB, requested=GIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "non-pytorch"
+    (finding,) = [f for f in case.diagnosis.findings if f.id == "not-pytorch"]
+    assert finding.bytes == 24 * GIB - 100 * MIB - 12 * GIB
+    assert finding.basis == "derived"
+
+
+def test_a_sample_from_before_the_process_grew_says_nothing_of_its_size(run: Path) -> None:
+    add_launcher(run, nvml=(sample(60.0, 24 * GIB, {7: GIB}),))
+    process = add_process(run, 7)
+    add_dump(process, _full(22 * GIB), free=100 * MIB, requested=GIB)
+    assert _only(run).diagnosis.facts.process_in_use_bytes is None
+
+
+def test_a_limit(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(process, _full(12 * GIB, free=11 * GIB), free=11 * GIB, requested=GIB, limit=12 * GIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "limit"
+    assert case.diagnosis.facts.allowed_bytes == 12 * GIB
+    assert "set_per_process_memory_fraction" in (case.diagnosis.remedies[0].command or "")
+
+
+def test_an_impossible_request(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(process, _full(GIB, need=30 * GIB, free=22 * GIB), free=22 * GIB, requested=30 * GIB)
+    assert _only(run).diagnosis.verdict == "impossible-request"
+
+
+def test_free_memory_in_private_pools(run: Path) -> None:
+    plain = snapshot(
+        segment(0, live(10 * GIB)),
+        segment(1 << 40, live(2 * MIB), hole(4 * GIB), pool=(0, 1)),
+        traces=[[event("alloc", 1), _oom(GIB, 100 * MIB)]],
+    )
+    process = add_process(run, 7)
+    add_dump(process, plain, free=100 * MIB, requested=GIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "fragmentation"
+    assert "private-pools" in _ids(case)
+    assert "share-private-pools" in [remedy.id for remedy in case.diagnosis.remedies]
+    assert case.diagnosis.facts.private_pool_bytes == 4 * GIB
+    assert case.report is not None
+    assert case.report.largest_free == 0
+
+
+def test_free_memory_of_another_stream(run: Path) -> None:
+    plain = snapshot(
+        segment(0, live(10 * GIB)),
+        segment(1 << 40, live(2 * MIB), hole(4 * GIB), stream=5),
+        traces=[[event("alloc", 1), _oom(GIB, 100 * MIB)]],
+    )
+    add_dump(add_process(run, 7), plain, free=100 * MIB, requested=GIB)
+    assert "fits-on-another-stream-or-pool" in _ids(_only(run))
+
+
+def test_blocks_that_wait_for_a_stream(run: Path) -> None:
+    plain = snapshot(segment(0, live(10 * GIB), pending(GIB)), traces=[[event("alloc", 1), _oom(GIB, 1)]])
+    add_dump(add_process(run, 7), plain, free=1, requested=GIB)
+    case = _only(run)
+    assert "waiting-for-a-stream" in _ids(case)
+
+
+def test_history_wrapped_and_missing(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(
+        process, _full(22 * GIB), requested=GIB, free=MIB, history={"max_entries": 2, "wrapped": [True]}
+    )
+    assert "history-wrapped" in _ids(_only(run))
+    plain = {**_full(22 * GIB), "device_traces": []}
+    add_dump(process, plain, requested=GIB, free=MIB)
+    case = diagnose_run(str(run)).ooms[0]
+    assert "no-history" in _ids(case)
+    assert case.report is not None
+    assert case.report.request is not None
+    assert case.report.request.block_bytes is None, "without history only the segment asked for is known"
+
+
+def test_figures_that_differ_from_torchs_are_told(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(process, _full(22 * GIB), requested=GIB, free=MIB, figures={"allocated_bytes": 22 * GIB - 512})
+    assert "allocated-differs" in _ids(_only(run))
+
+
+def test_many_ooms_and_the_ones_without_a_snapshot(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(process, _full(18 * GIB, 3 * GIB), free=100 * MIB, requested=GIB)
+    line = {
+        "t": 102.0, "count": 2, "device": 0, "requested_bytes": GIB, "limit_bytes": 24 * GIB,
+        "free_bytes": MIB, "allocated_bytes": 20 * GIB, "reserved_bytes": 20 * GIB, "snapshot": None,
+        "skipped": "the time for snapshots is used up",
+    }  # fmt: skip
+    add_oom_line(process, line)
+    first, second = diagnose_run(str(run)).ooms
+    assert (first.sequence, second.sequence, second.of_process) == (1, 2, 2)
+    assert second.report is None
+    assert second.diagnosis.verdict == "non-pytorch" or second.diagnosis.verdict == "capacity"
+    assert "used up" in second.diagnosis.findings[1].summary
+
+
+def test_a_snapshot_without_its_line_counts(run: Path) -> None:
+    add_dump(add_process(run, 7), _full(22 * GIB), requested=GIB, free=MIB, line=False)
+    assert _only(run).diagnosis.verdict == "capacity"
+
+
+def test_a_snapshot_that_cannot_be_read_leaves_its_line(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(process, _full(22 * GIB), requested=GIB, free=MIB)
+    (process / "0001-oom.pickle").write_bytes(b"\x80\x04}")
+    found = diagnose_run(str(run))
+    assert found.ooms[0].report is None
+    assert "cannot be read" in found.ooms[0].diagnosis.findings[1].summary
+    assert any("0001-oom.pickle" in problem for problem in found.problems)
+
+
+def test_no_oom_shows_the_state_at_exit(run: Path) -> None:
+    process = add_process(run, 7, rank=0)
+    add_dump(process, ordinary(), reason="exit")
+    found = diagnose_run(str(run))
+    assert found.ooms == ()
+    (state,) = found.states
+    assert state.diagnosis.verdict == "unknown"
+    assert state.diagnosis.facts.requested_bytes is None, "an old oom entry in the trace is no OOM of the run"
+
+
+def test_two_ranks_each_have_their_own(run: Path) -> None:
+    for rank in (0, 1):
+        process = add_process(run, 70 + rank, rank=rank)
+        plain = _full(22 * GIB)
+        for one in plain["segments"]:
+            one["device"] = rank
+        plain["device_traces"] = [[]] * rank + plain["device_traces"]
+        add_dump(process, plain, requested=GIB, free=MIB, device=rank)
+    found = diagnose_run(str(run))
+    assert [(c.diagnosis.facts.rank, c.diagnosis.facts.device) for c in found.ooms] == [(0, 0), (1, 1)]
+
+
+def test_what_the_recorder_and_launcher_say(run: Path) -> None:
+    add_launcher(run, notes=["the disk was full"], nvml=())
+    process = add_process(run, 7)
+    (process / "recorder.log").write_text("history could not be switched on\nTraceback\n")
+    add_dump(process, ordinary(), reason="exit")
+    said = "\n".join(diagnose_run(str(run)).problems)
+    assert "the disk was full" in said
+    assert "history could not be switched on" in said
+
+
+def test_an_empty_run(tmp_path: Path) -> None:
+    with pytest.raises(EmptyInput):
+        diagnose_run(str(make_run(tmp_path)))
+
+
+def test_a_bare_snapshot_taken_at_and_after_the_oom(tmp_path: Path) -> None:
+    path = tmp_path / "at.json"
+    plain = _full(18 * GIB, 3 * GIB)
+    path.write_text(json.dumps(plain))
+    (case,) = diagnose_snapshot(str(path)).ooms
+    assert case.diagnosis.verdict == "fragmentation"
+    assert case.diagnosis.facts.total_bytes is None
+    plain["device_traces"][0] += [event("free_requested", 2 * GIB), event("free_completed", 2 * GIB)]
+    path.write_text(json.dumps(plain))
+    (case,) = diagnose_snapshot(str(path)).ooms
+    assert case.diagnosis.facts.allocated_bytes == 20 * GIB, "counted back"
+    assert "state-is-later" in _ids(case)

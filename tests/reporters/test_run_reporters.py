@@ -1,0 +1,102 @@
+"""What is printed of a run: the contract, 80 columns, and that no terminal means no colour."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from oomdoctor.cli import group
+from oomdoctor.diagnosis.run import diagnose_run
+from oomdoctor.reporters import run_json, run_text
+from oomdoctor.reporters.ink import Ink
+from tests.run.building import GIB, add_dump, add_launcher, add_process, make_run
+from tests.snapshot.building import CACHE, MIB, TORCH, USER, event, frame, hole, live, segment, snapshot
+
+LONG = frame("a_function_with_a_name_" + "of_great_length_" * 4, "/home/me/" + "deep/" * 30 + "f" * 60 + ".py", 9)
+PATH_BOUND = ("oomdoctor", "PYTORCH")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    made = make_run(tmp_path / "run")
+    launcher = add_launcher(made)
+    for rank in (0, 1):
+        process = add_process(made, 70 + rank, rank=rank, launcher=launcher)
+        stacks = [[TORCH, CACHE, USER], [LONG], [], [TORCH, USER], [USER]]
+        blocks = [one for stack in stacks for one in (live(4 * GIB, stack=stack), hole(600 * MIB))]
+        plain = snapshot(
+            segment(0x7F0000000000, *blocks),
+            segment(0x7FF000000000, live(2 * MIB), hole(8 * MIB), stream=0x55D0C0FFEE00, pool=(12, 34)),
+            traces=[[event("alloc", 1), event("oom", GIB, addr=MIB)]],
+        )
+        add_dump(process, plain, requested=GIB, free=MIB, history={"max_entries": 2, "wrapped": [True]})
+    return made
+
+
+def test_json_keeps_the_contract(run: Path) -> None:
+    result = CliRunner().invoke(group, ["explain", str(run), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["schema"] == "oomdoctor.explain/1"
+    assert found["count"] == len(found["ooms"]) == 2
+    one = found["ooms"][0]
+    for key in (
+        "family", "kind", "rank", "device", "line", "text", "requested_bytes", "total_bytes", "free_bytes",
+        "allocated_bytes", "reserved_bytes", "reserved_unallocated_bytes", "process_in_use_bytes",
+        "private_pool_bytes", "allowed_bytes", "other_processes", "verdict", "findings", "remedies",
+    ):  # fmt: skip
+        assert key in one
+    assert (one["family"], one["kind"], one["rank"], one["device"]) == ("recording", "oom", 0, 0)
+    assert one["verdict"] == "fragmentation"
+    assert one["state"]["largest_free_block_bytes"] == 600 * MIB
+    pools = one["state"]["pools"]
+    assert sum(pool["reserved_bytes"] for pool in pools) == one["reserved_bytes"]
+    assert sum(pool["allocated_bytes"] for pool in pools) == one["allocated_bytes"]
+    assert pools[1]["pool"] == [12, 34]
+    assert one["state"]["pinning"][0]["hole_bytes"] == 3000 * MIB
+    assert one["state"]["top_stacks"][0]["bytes"] == 8 * GIB, "both end in main"
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_text_fits_80_columns(run: Path, on: bool) -> None:
+    import re
+
+    text = re.sub(r"\x1b\[[0-9;]*m", "", run_text.render(diagnose_run(str(run)), Ink(on)))
+    for line in text.splitlines():
+        assert len(line) <= 80 or line.lstrip().startswith(PATH_BOUND) or "export " in line, line
+
+
+def test_text_says_what_a_person_needs(run: Path) -> None:
+    result = CliRunner().invoke(group, ["explain", str(run)])
+    assert result.exit_code == 0, result.output
+    text = result.stdout
+    assert "\x1b" not in text
+    assert "GPU 0, rank 1, pid 71 ran out of memory: fragmentation" in text
+    assert "600.00 MiB of 1.00 GiB needed" in " ".join(text.split())
+    assert "update  transformers/cache_utils.py:88" in text
+    assert "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in text
+    assert "Next, to see whether the first of them helps" in text
+    assert "newest" in text, "that the history wrapped"
+
+
+def test_the_documents_are_plain_values(run: Path) -> None:
+    document = run_json.document(diagnose_run(str(run)))
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_a_folder_that_is_no_run_is_one_message(tmp_path: Path) -> None:
+    from oomdoctor.errors import ForeignInput
+
+    result = CliRunner().invoke(group, ["explain", str(tmp_path)])
+    assert isinstance(result.exception, ForeignInput)
+
+
+def test_a_run_without_oom(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run")
+    add_dump(add_process(made, 7), snapshot(segment(0, live(MIB))), reason="exit")
+    text = run_text.render(diagnose_run(str(made)), Ink(False))
+    assert text.startswith("No out-of-memory error was recorded")
+    assert "GPU 0, pid 7" in text

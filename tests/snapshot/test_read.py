@@ -1,0 +1,196 @@
+"""Every container, every protocol, every era gives the same columns."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gzip
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+
+from oomdoctor.snapshot import NO_STACK, read_snapshot, snapshot_from_plain
+from oomdoctor.snapshot.model import ACTIONS, OOM, STATES, UNKNOWN
+from tests.snapshot.building import MIB, event, ordinary, segment, snapshot
+
+
+def _html(data: bytes) -> bytes:
+    """As torch/cuda/_memory_viz.py embeds it: zeros up to a multiple of three, then base64."""
+    padded = data + b"\x00" * (-len(data) % 3)
+    files = json.dumps([{"name": "snapshot.pickle", "base64": base64.b64encode(padded).decode()}])
+    page = f"\n<!DOCTYPE html>\n<html>\n<script>\nconst local_files = {files}\n</script>\n</body>\n"
+    return page.encode()
+
+
+ENCODINGS: dict[str, Callable[[Any], bytes]] = {
+    **{f"protocol {p}": lambda plain, p=p: pickle.dumps(plain, p) for p in (2, 3, 4, 5)},
+    "gzip": lambda plain: gzip.compress(pickle.dumps(plain, 4)),
+    "json": lambda plain: json.dumps(plain).encode(),
+    "json with a mark": lambda plain: b"\xef\xbb\xbf\n" + json.dumps(plain, indent=1).encode(),
+    "json, gzip": lambda plain: gzip.compress(json.dumps(plain).encode()),
+    "html": lambda plain: _html(pickle.dumps(plain, 4)),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_all_containers_read_alike(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "named.anything"
+    path.write_bytes(ENCODINGS[encoding](ordinary()))
+    found = read_snapshot(path)
+    expected = snapshot_from_plain(ordinary())
+    for table in ("segments", "blocks"):
+        for name, column in vars(getattr(expected, table)).items():
+            assert getattr(getattr(found, table), name).tolist() == column.tolist(), name
+    for mine, theirs in zip(found.traces, expected.traces):
+        for name, column in vars(theirs).items():
+            assert np.array_equal(getattr(mine, name), column), name
+    assert found.annotations == expected.annotations
+    assert found.settings == expected.settings
+    assert found.since == "2.12"
+
+
+def test_columns() -> None:
+    found = snapshot_from_plain(ordinary())
+    assert found.devices() == [0]
+    assert found.segments.first_block.tolist() == [0, 4, 6]
+    assert found.segments.is_small.tolist() == [False, True]
+    assert [STATES[s] for s in found.blocks.state[:2]] == ["active_allocated", "inactive"]
+    assert found.blocks.requested_size[2] == 2 * MIB - 100
+    trace = found.traces[0]
+    assert [ACTIONS[a] for a in trace.action] == [
+        "segment_alloc", "alloc", "free_requested", "free_completed", "oom", "snapshot",
+    ]  # fmt: skip
+    row = trace.action.tolist().index(OOM)
+    assert trace.address[row] == 5 * MIB, "device_free stands in the place of an address"
+    assert trace.stream[row] == 3
+    assert trace.stack[1] != NO_STACK
+    assert trace.stack[2] == NO_STACK
+    assert found.stacks[int(trace.stack[1])][1].name == "forward"
+    assert len(found.stacks) == 1, "equal stacks are one"
+
+
+def test_the_given_values_are_not_changed() -> None:
+    plain = ordinary()
+    before = copy.deepcopy(plain)
+    snapshot_from_plain(plain)
+    assert plain == before
+
+
+def _without(plain: Any, events: tuple[str, ...] = (), top: tuple[str, ...] = ()) -> Any:
+    for trace in plain["device_traces"]:
+        for entry in trace:
+            for key in events:
+                entry.pop(key, None)
+    for key in top:
+        plain.pop(key, None)
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("since", "events", "top"),
+    [
+        ("2.10", ("pool_id",), ()),
+        ("2.7", ("pool_id", "user_metadata"), ()),
+        ("2.5", ("pool_id", "user_metadata", "compile_context"), ()),
+        ("2.3", ("pool_id", "user_metadata", "compile_context"), ("external_annotations",)),
+        (
+            "2.2",
+            ("pool_id", "user_metadata", "compile_context"),
+            ("external_annotations", "allocator_settings"),
+        ),
+        (
+            "2.1",
+            ("pool_id", "user_metadata", "compile_context", "time_us"),
+            ("external_annotations", "allocator_settings"),
+        ),
+    ],
+)
+def test_eras(since: str, events: tuple[str, ...], top: tuple[str, ...]) -> None:
+    found = snapshot_from_plain(_without(ordinary(), events, top))
+    assert found.since == since
+    assert len(found.traces[0]) == 6
+    if "time_us" in events:
+        assert set(found.traces[0].time_us.tolist()) == {UNKNOWN}
+
+
+def test_torch_2_0_has_no_block_addresses_and_a_history_instead_of_frames() -> None:
+    plain = _without(
+        ordinary(),
+        ("pool_id", "user_metadata", "compile_context", "time_us"),
+        ("external_annotations", "allocator_settings"),
+    )
+    expected = snapshot_from_plain(plain)
+    for one in plain["segments"]:
+        for key in ("segment_pool_id", "is_expandable", "frames"):
+            del one[key]
+        for b in one["blocks"]:
+            del b["address"]
+            frames, requested = b.pop("frames"), b.pop("requested_size")
+            if b["state"] == "active_allocated":
+                b["history"] = [{"addr": 1, "real_size": requested, "frames": frames}]
+    found = snapshot_from_plain(plain)
+    assert found.since == "2.0"
+    assert found.blocks.address.tolist() == expected.blocks.address.tolist()
+    in_use = found.blocks.state == 0
+    assert found.blocks.requested_size[in_use].tolist() == expected.blocks.requested_size[in_use].tolist()
+    assert found.blocks.stack[in_use].tolist() == [0, 0, 0]
+
+
+def test_both_names_of_the_pending_state() -> None:
+    for name in ("active_pending_free", "active_awaiting_free"):
+        one = segment(0, {"address": 0, "size": 512, "requested_size": 1, "state": name, "frames": []})
+        assert STATES[snapshot_from_plain([one]).blocks.state[0]] == "active_pending_free"
+
+
+def test_a_list_of_segments_is_a_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "segments.pickle"
+    path.write_bytes(pickle.dumps(ordinary()["segments"]))
+    found = read_snapshot(path)
+    assert len(found.segments) == 2
+    assert found.traces == ()
+
+
+def test_unknown_actions_keys_and_host_traces_are_no_obstacle() -> None:
+    plain = ordinary()
+    plain["host_segments"] = []
+    plain["something_new"] = {"deep": [1]}
+    plain["device_traces"][0].append(event("invented", 1, brand_new=[1]))
+    found = snapshot_from_plain(plain)
+    assert ACTIONS[found.traces[0].action[-1]] == "unknown"
+    assert found.since == "2.14"
+
+
+def test_user_metadata_as_text_and_as_dict() -> None:
+    labelled = [event("alloc", 1, user_metadata="a"), event("alloc", 1, user_metadata={"k": 2})]
+    plain = snapshot(traces=[labelled])
+    trace = snapshot_from_plain(plain).traces[0]
+    assert [trace.labels[i] for i in trace.label] == ["a", "k=2"]
+
+
+def test_pool_ids_cut_by_a_frame(tmp_path: Path) -> None:
+    """Protocol 4 begins a frame every 64 KiB, wherever that is; once it was in the middle of a tuple."""
+    for shift in range(40):
+        plain = snapshot(traces=[[event("alloc", i + shift, pool_id=(i % 3, 0)) for i in range(4000)]])
+        plain["pad"] = "x" * shift
+        path = tmp_path / "cut.pickle"
+        path.write_bytes(pickle.dumps({"pad": "x" * shift, **plain}, 4))
+        assert len(read_snapshot(path).traces[0]) == 4000
+
+
+def test_reading_keeps_less_than_the_dicts_would() -> None:
+    plain = snapshot(traces=[[event("alloc", i, frames=[]) for i in range(20_000)]])
+    trace = snapshot_from_plain(plain).traces[0]
+    kept = sum(column.nbytes for name, column in vars(trace).items() if name != "labels")
+    assert kept < 80 * len(trace)
+
+
+def test_reading_imports_neither_torch_nor_pandas() -> None:
+    code = "import sys, oomdoctor.snapshot; print([m for m in ('torch', 'pandas') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
