@@ -31,6 +31,12 @@ def command(what: Optional[str], as_json: bool) -> None:
 
         explain_run.show(what, as_json)
         return
+    if what is not None and os.path.isfile(what):
+        from oomdoctor.cli import explain_run
+
+        if explain_run.holds_snapshot(what):
+            explain_run.show(what, as_json)
+            return
     reading = _read(what)
     _show(reading, "the text" if what is None or what == "-" or not os.path.exists(what) else what, as_json)
 

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
+import zlib
 
 import click
+
+# A snapshot as JSON begins with one of its few keys; a log of JSON lines does not.
+_JSON_SNAPSHOT = re.compile(
+    rb"^\s*(?:\{\s*\"(?:segments|device_traces|allocator_settings|external_annotations|host_segments)\""
+    rb"|\[\s*\{\s*\"(?:device|address|total_size|blocks)\")"
+)
+_PAGE = re.compile(rb"^\s*<(?:!doctype )?html.*MemoryViz", re.IGNORECASE | re.DOTALL)
+
+
+def holds_snapshot(path: str) -> bool:
+    """Whether a file is a memory snapshot (or was one) rather than a text, by its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+    except OSError:
+        return False
+    if start.startswith(b"\x1f\x8b"):
+        # Whatever else is wrong with it, the reader tells.
+        with contextlib.suppress(zlib.error):
+            start = zlib.decompressobj(wbits=31).decompress(start, 4096)
+    is_pickle = start[:1] == b"\x80" and start[1:2] < b"\x20"
+    return is_pickle or bool(_JSON_SNAPSHOT.match(start) or _PAGE.match(start))
 
 
 def show(path: str, as_json: bool) -> None:

@@ -13,8 +13,8 @@ from oomdoctor.units import GIB, format_bytes
 def judge(account: Account, request: Request) -> tuple[Verdict, Finding]:
     """The verdict and the finding that carries its arithmetic.
 
-    The order is that of the verdict on a message (``oomdoctor.diagnosis.message_verdict.rule``): more than the
-    device has; held back by the memory fraction; enough in pieces (fragmentation); enough without other
+    The order is that of the verdict on a message (``oomdoctor.diagnosis.message_verdict.rule``): more than
+    the device has; held back by the memory fraction; enough in pieces (fragmentation); enough without other
     processes; enough without memory outside PyTorch; else the memory is really used (capacity).
     """
     need, room = request.segment_bytes, account.room

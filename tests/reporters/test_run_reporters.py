@@ -100,3 +100,27 @@ def test_a_run_without_oom(tmp_path: Path) -> None:
     text = run_text.render(diagnose_run(str(made)), Ink(False))
     assert text.startswith("No out-of-memory error was recorded")
     assert "GPU 0, pid 7" in text
+
+
+def test_explain_tells_a_snapshot_from_a_text_by_content(tmp_path: Path) -> None:
+    import gzip
+    import pickle
+
+    plain = snapshot(segment(0, live(MIB)))
+    path = tmp_path / "named.log"
+    for data in (
+        pickle.dumps(plain, 2),
+        pickle.dumps(plain, 4),
+        gzip.compress(pickle.dumps(plain, 4)),
+        json.dumps(plain, indent=1).encode(),
+        json.dumps(plain["segments"]).encode(),
+    ):
+        path.write_bytes(data)
+        result = CliRunner().invoke(group, ["explain", str(path), "--json"])
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert found["count"] == 0
+        assert found["states"][0]["reserved_bytes"] == MIB
+    for text in ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB.", '{"level": "info"}'):
+        path.write_text(text)
+        assert "state that it holds" not in CliRunner().invoke(group, ["explain", str(path)]).output
