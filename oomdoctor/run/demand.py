@@ -48,16 +48,22 @@ def targets(run: Path) -> list[Target]:
     return found
 
 
+def is_alive(facts: dict[str, Any]) -> bool:
+    """Whether the process of a process.json runs on this host now; its number alone may be another's."""
+    try:
+        stat = Path(f"/proc/{int(facts['pid'])}/stat").read_bytes().rsplit(b")", 1)[1].split()
+    except (OSError, IndexError, KeyError, TypeError, ValueError):
+        return False
+    return stat[0] not in (b"Z", b"X") and facts.get("start_ticks") in (None, int(stat[19]))
+
+
 def _why_not(pid: int, facts: dict[str, Any]) -> Optional[str]:
     """Why SIGUSR2 must not be sent: whom it finds unprepared, it kills."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (OSError, IndexError):
+    if not is_alive(facts):
         return "it has ended"
-    if facts.get("start_ticks") is not None and int(stat[19]) != facts["start_ticks"]:
-        return "it has ended; its number belongs to another process now"
-    if stat[0] in (b"Z", b"X"):
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
         return "it has ended"
     if not facts.get("on_demand"):
         return "the program uses SIGUSR2 itself"
@@ -72,8 +78,8 @@ def _snapshots(folder: Path) -> set[str]:
 
 
 def ask(asked: Iterable[Target], patience_s: float) -> Iterator[tuple[Target, Optional[Path]]]:
-    """Send SIGUSR2 to each, then yield each with its new snapshot as it comes, or with None when time is up.
-    """
+    """Send SIGUSR2 to each, then yield each with its new snapshot as it comes, or with None when time is
+    up."""
     waiting: dict[Target, set[str]] = {}
     for target in asked:
         before = _snapshots(target.folder)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from oomdoctor.run import demand
 from oomdoctor.run.notify import Heard
 from oomdoctor.run.nvml import Sampler
 
@@ -22,7 +23,9 @@ class Recorded:
     processes: int = 0
     snapshots: int = 0
     ooms: int = 0
-    silent: list[str] = field(default_factory=list)  # processes without any snapshot
+    silent: list[str] = field(default_factory=list)  # processes that ended without any snapshot
+    running: list[int] = field(default_factory=list)  # pids of processes that outlive the command
+    stopped: list[str] = field(default_factory=list)  # processes that switched their history off
     wrapped: list[str] = field(default_factory=list)  # "rank 1 GPU 0"
 
 
@@ -44,7 +47,9 @@ def recorded(folder: Path, launcher: str) -> Recorded:
         found.processes += 1
         dumps = sorted(process.glob("[0-9]*-*.json"))
         found.snapshots += len(dumps)
-        if not dumps:
+        if demand.is_alive(facts):
+            found.running.append(facts["pid"])
+        elif not dumps:
             found.silent.append(process.name)
         try:
             lines = (process / "ooms.jsonl").read_text().splitlines()
@@ -55,6 +60,8 @@ def recorded(folder: Path, launcher: str) -> Recorded:
             last = _load(dumps[-1])
             rank = (last.get("process") or {}).get("rank")
             who = f"rank {rank} " if rank is not None else ""
+            if (last.get("history") or {}).get("recording") is False:
+                found.stopped.append(who.strip() or process.name)
             for device, wrapped in enumerate((last.get("history") or {}).get("wrapped") or []):
                 if wrapped:
                     found.wrapped.append(f"{who}GPU {device}")
@@ -158,6 +165,13 @@ def lines(
         told.append(f"nothing was recorded: {why_nothing(command, heard)}")
     for name in found.silent:
         told.append(f"{name} left no snapshot: it was killed before it could (SIGKILL, or a crash)")
+    if found.running:
+        told.append(
+            f"still running, and recorded on: {', '.join(map(str, found.running))};"
+            f" `oomdoctor dump {shlex.quote(shown)}` asks for a snapshot now"
+        )
+    for name in found.stopped:
+        told.append(f"the history of {name} was switched off by the program: what came after is missing")
     if found.wrapped:
         told.append(
             f"the history wrapped ({', '.join(found.wrapped)}): its beginning is lost, the newest events are"

@@ -117,6 +117,7 @@ def test_an_oom_as_torch_tells_it(rehearse: Rehearse, tmp_path: Path) -> None:
     assert oom["settings"]["in_effect"]["expandable_segments"] is False
     assert oom["settings"]["backend"] == "native"
     assert device["nvml_index"] == 0
+    assert oom["history"]["recording"] is True
     (samples,) = (tmp_path / "run").glob("launchers/*/nvml.jsonl")
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     assert {line["device"] for line in lines} == {0, 1}

@@ -93,6 +93,7 @@ def test_the_history_wrapped(record: Record) -> None:
         "entries": [10, 0],
         "wrapped": [True, False],
         "stacks": "python",
+        "recording": None,
     }
 
 

@@ -309,6 +309,18 @@ def test_killed_processes_are_named(trace: Trace) -> None:
     assert "left no snapshot: it was killed" in done.stderr
 
 
+def test_a_process_that_outlives_the_command_is_not_called_dead(trace: Trace) -> None:
+    source = "import time, torch; torch.empty(1); open('on', 'w').close(); time.sleep(60)"
+    shell = (
+        f'{sys.executable} -c "{source}" >/dev/null 2>&1 & while [ ! -e on ]; do sleep 0.05; done; echo $!'
+    )
+    done = trace("sh", "-c", shell)
+    pid = int(done.stdout)
+    os.kill(pid, signal.SIGKILL)
+    assert f"still running, and recorded on: {pid}" in done.stderr
+    assert "killed" not in done.stderr
+
+
 def test_a_wrapped_history_is_told(tmp_path: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
         [

@@ -125,7 +125,10 @@ def _cwd() -> Optional[str]:
 
 def devices_in_use(torch: Any) -> List[int]:
     """The devices on which this process has a context. Asking any other would create one, with its 0.5 GB."""
-    return [d for d in range(torch.cuda.device_count()) if torch._C._cuda_hasPrimaryContext(d)]
+    has_context = getattr(torch._C, "_cuda_hasPrimaryContext", None)
+    if has_context is None:
+        return [torch.cuda.current_device()]
+    return [d for d in range(torch.cuda.device_count()) if has_context(d)]
 
 
 def free_and_total(torch: Any, device: int) -> Tuple[Optional[int], Optional[int]]:

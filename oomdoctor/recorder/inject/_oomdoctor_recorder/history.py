@@ -1,6 +1,6 @@
 """Switching torch's own recording on, in each version's own way."""
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 
 def start(torch: Any, max_entries: int, stacks: str) -> None:
@@ -39,6 +39,15 @@ def is_torch_2_0(torch: Any) -> bool:
     """
     code = getattr(torch.cuda.memory._record_memory_history, "__code__", None)
     return code is not None and "trace_alloc_max_entries" in code.co_varnames[: code.co_argcount]
+
+
+def is_on(torch: Any) -> Optional[bool]:
+    """Whether history is being recorded now: a program may have switched it off. None where torch cannot
+    say."""
+    try:
+        return bool(torch._C._cuda_isHistoryEnabled())
+    except Exception:
+        return None
 
 
 def observe_ooms(torch: Any, observer: Callable[[int, int, int, int], None]) -> None:

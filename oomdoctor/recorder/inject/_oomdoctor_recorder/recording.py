@@ -48,8 +48,8 @@ class Recording:
     """What is known and open while a process is recorded.
 
     Dumps are made by one thread at a time. ``_dumping`` holds the thread that is at it, so that whatever
-    comes in the middle of its own dump (a signal, an exit, an OOM in a destructor) stands back instead of
-    waiting for itself.
+    comes in the middle of its own dump (a signal, an exit, an OOM in a destructor) stands back. The lock is
+    reentrant, since a signal handler may also come between the lock and that word.
     """
 
     def __init__(self, torch: Any, environment: Dict[str, str], started_unix: float) -> None:
@@ -71,7 +71,7 @@ class Recording:
         self.finished = False
         self.on_demand = False
         self.facts: Dict[str, Any] = {}
-        self._lock = _thread.allocate_lock()
+        self._lock = _thread.RLock()
         self._dumping: Optional[int] = None
         self._after_dump: List[Callable[[], None]] = []
         self._make_folder()
@@ -222,6 +222,7 @@ class Recording:
         snapshot_error: Optional[str] = None
         # Counters and snapshot must speak of the same moment: no other Python thread gets a turn between
         # them.
+        enabled = history.is_on(torch)
         interval = sys.getswitchinterval()
         sys.setswitchinterval(1e3)
         try:
@@ -264,6 +265,7 @@ class Recording:
                 "max_entries": self.max_entries,
                 "entries": entries,
                 "wrapped": [count >= self.max_entries for count in entries],
+                "recording": enabled,
                 "stacks": self.stacks,
             },
             "devices": [
