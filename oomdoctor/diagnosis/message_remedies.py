@@ -161,7 +161,8 @@ def _limit(facts: OomFacts, books: Accounting) -> Iterator[Remedy]:
     if facts.details.get("preemptively_rejected"):
         yield Remedy(
             "raise-fraction",
-            "allow more, or leave throw_on_cudamalloc_oom out: then PyTorch releases its cache and asks the device first",
+            "allow more, or leave throw_on_cudamalloc_oom out: then PyTorch releases its cache and asks the"
+            " device first",
             f"{name}=per_process_memory_fraction:0.95",
             "estimated",
         )

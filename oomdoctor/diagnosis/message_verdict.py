@@ -34,7 +34,7 @@ def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -
     Args:
         books: the device's memory by owner.
         preempted: the message says that PyTorch refused before it asked the device.
-        segment_reserve: bytes of addresses an expandable segment has, where the message says that it is too few.
+        segment_reserve: bytes of addresses of an expandable segment, where the message says that they are too few.
     """
     requested, total, free = books.requested, books.total, books.free
     holes = books.holes.bytes if books.holes else None
@@ -57,8 +57,9 @@ def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -
         )
     if 0 < segment_reserve < requested:
         why = (
-            f"One allocation cannot span expandable segments, and a segment reserves {format_bytes(segment_reserve)} of "
-            f"addresses here: less than the {format_bytes(requested)} asked for, whatever is free."
+            "One allocation cannot span expandable segments, and a segment reserves"
+            f" {format_bytes(segment_reserve)} of addresses here: less than the {format_bytes(requested)}"
+            " asked for, whatever is free."
         )
         margin = requested - segment_reserve
         return _ruling(

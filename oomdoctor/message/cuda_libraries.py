@@ -117,10 +117,11 @@ _DEVICE = re.compile(
     r" memory|cumem|\.cuh?\b|rmm|thrust|OptiX)"
     r"|CUDA|SimpleCudaMalloc|torch\.OutOfMemoryError"
 )
-# ... and one of these that it is the host's.
+# ... and one of these that it is not: whatever else the line says, or unless it names a code of the device's.
+_NEVER = re.compile(r"(?i:bytes on host|not a failure|oom.kill|killed process)")
 _HOST = re.compile(
-    r"(?i:oom.kill|killed process|\bkilled\b|java\.lang|java heap|javascript|heap limit|cgroup|memory cgroup"
-    r"|oomkilled|\bhost:|on host|pinned host|cpuallocator|slurmstepd|not a failure|redis|postgres|numpy|system memory)"
+    r"(?i:java\.lang|java heap|javascript|heap limit|cgroup|oomkilled|pinned host|cpuallocator|slurmstepd"
+    r"|redis|postgres|system memory)"
 )
 # Who says so, where the line gives it away.
 _SPEAKERS = (
@@ -144,9 +145,11 @@ def _driver(text: str) -> Iterator[Sighting]:
         end = text.find("\n", match.end(), match.end() + 300)
         end = min(len(text), match.end() + 300) if end < 0 else end
         line = text[start:end]
-        if _HOST.search(line):
+        if _NEVER.search(line):
             continue
         if match.group("words"):
+            if _HOST.search(line):
+                continue
             if text[match.end() : match.end() + 1] == "?":
                 continue  # a question about it
             near = line

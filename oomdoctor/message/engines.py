@@ -132,7 +132,8 @@ SERVERS = grammar(
         # exllamav2/model.py, exllamav3
         Pattern(
             "exllama",
-            r"Insufficient (?:VRAM|space|memory)(?: in split)? (?:for (?:model|cache|layers?)|on (?:all )?devices?"
+            r"Insufficient (?:VRAM|space|memory)(?: in split)? (?:for (?:model|cache|layers?)|on (?:all"
+            r" )?devices?"
             r"|in device allocations?)(?: and cache)?",
             kind="refusal",
         ),

@@ -63,14 +63,16 @@ JAX = grammar(
     (
         Pattern(
             "jax",
-            r"(?:(?:RESOURCE_EXHAUSTED|Resource exhausted): )?Out of memory (?:while trying to allocate|allocating) "
+            r"(?:(?:RESOURCE_EXHAUSTED|Resource exhausted): )?Out of memory (?:while trying to"
+            r" allocate|allocating) "
             r"(?:(?P<requested>\d{1,19}) bytes|SIZE(requested2))(?!\s*\(allocated so far)",
             group="xla",
             tolerance=1e-2,
         ),
         Pattern(
             "jax",
-            r"(?:RESOURCE_EXHAUSTED|Resource exhausted): Failed to allocate request for \S{1,20} \((?P<requested>\d{1,19})B\)"
+            r"(?:RESOURCE_EXHAUSTED|Resource exhausted): Failed to allocate request for \S{1,20}"
+            r" \((?P<requested>\d{1,19})B\)"
             r" on device ordinal (?P<device>\d{1,4})",
             group="xla",
             tolerance=1e-2,

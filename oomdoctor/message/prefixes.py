@@ -28,7 +28,7 @@ _PREFIXES = (
     r"\[[\w./-]{1,80}\.(?:py|cc|cpp|cu|h|go|rs):\d{1,6}\]:?",  # [core.py:390]
     r"[A-Za-z0-9_./-]{1,80}\s*\|(?=\s)",  # docker compose
     r"(?:[>#|│┃║❱]|//)(?=\s|$|[>#|│┃║])",  # quotes, comments, table and box borders
-    r"\d{1,9}[:-](?=[\[(A-Za-z\"'>]|\s|$)",  # grep -n, srun --label
+    r"\d{1,9}[:-](?=[\[(0-9A-Za-z\"'>]|\s|$)",  # grep -n, srun --label
 )
 _PREFIX = re.compile(r"[ \t]*(?:" + "|".join(_PREFIXES) + r")[ \t]?")
 _IN_PARENTHESES = re.compile(r"\b(?:rank=|TP)(\d{1,6})\b")

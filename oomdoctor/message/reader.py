@@ -33,6 +33,8 @@ TEXT_CHARACTERS = 700
 # log of anything else.
 TRIGGERS: tuple[bytes, ...] = (
     b"f memory",  # out of memory
+    b"mmemory",  # the word in a colour of its own
+    b"0m memory",
     b"ut of m",
     b"ut of\n",
     b"ut of \n",

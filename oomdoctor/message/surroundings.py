@@ -1,4 +1,4 @@
-"""What stands around a message and bears on it: the PyTorch in use, and the allocator settings that were made."""
+"""What stands around a message and bears on it: the PyTorch in use, and the settings of its allocator."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _DEVICE_WORDS = r"(?:GPU|XPU|NPU|MLU|MUSA|GCU|SUPA|DCU|HPU|PPU|device)"
 _CLAUSE = "|".join(
     (
         rf"(?P<head>(?<![A-Z]){_BACKENDS}) out of memory\.?",
-        "[Tt]ried to allocate (?:SIZE(requested)|(?P<exa>more than 1EB))"
+        r"(?<!you[\s])[Tt]ried to allocate (?:SIZE(requested)|(?P<exa>more than 1EB))"
         rf"(?: ?\. {_DEVICE_WORDS} (?P<next_device>\d{{1,4}})\b)?",
         r"Allocation was (?P<preempted>preemptively) rejected",
         r"Requested size: (?:SIZE(preempted_requested)|(?P<preempted_bytes>\d{1,19}))",
@@ -55,7 +55,7 @@ _CLAUSE = "|".join(
         "and SIZE(unallocated) is reserved",
         (
             "SIZE(old) (?P<what>total capacity|already allocated|current"
-            " active|free(?=[;,)])|free$|allowed(?=;)|cached|reserved in total|is reserved by PyTorch|is"
+            r" active|free(?=\s*(?:[;,)]|$))|allowed(?=\s*;)|cached|reserved in total|is reserved by PyTorch|is"
             " allocated by PyTorch|is free)"
         ),
         "(?P<reserve>expandable-segment reserve of) SIZE(reserve_bytes)",
