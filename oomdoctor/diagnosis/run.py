@@ -38,6 +38,7 @@ class Case:
         reason: why it was dumped.
         sequence, of_process: this is the nth of so many OOMs of the process.
         next: the next command.
+        beside: the process's other devices in the same snapshot.
     """
 
     diagnosis: Diagnosis
@@ -51,6 +52,7 @@ class Case:
     sequence: int = 1
     of_process: int = 1
     next: Optional[str] = None
+    beside: tuple[DeviceReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,9 @@ def _cases_of(run: RunFolder, process: Process, problems: list[str]) -> Iterator
             if device is None:
                 device = integer(line, "device") or 0
             case = _at_dump(run, process, dump, snapshot, device)
+            others = [other for other in _devices(dump, snapshot) if other != device]
+            beside = tuple(_report(run, process, dump, snapshot, other, {}) for other in others)
+            case = replace(case, beside=beside)
         yield replace(case, sequence=sequence, of_process=total)
     if lines:
         return
@@ -168,9 +173,7 @@ def _cases_of(run: RunFolder, process: Process, problems: list[str]) -> Iterator
         snapshot = _read(dump, problems)
         if snapshot is None:
             continue
-        of_sidecar = [integer(entry, "device") for entry in objects(dump.document, "devices")]
-        known = [device for device in of_sidecar if device is not None]
-        for device in known or snapshot.devices():
+        for device in _devices(dump, snapshot):
             yield _at_dump(run, process, dump, snapshot, device)
         return
 
@@ -189,17 +192,33 @@ def _read(dump: Dump, problems: list[str]) -> Optional[Snapshot]:
         return None
 
 
-def _at_dump(run: RunFolder, process: Process, dump: Dump, snapshot: Snapshot, device: int) -> Case:
-    document = dump.document
-    report = report_device(
+def _devices(dump: Dump, snapshot: Snapshot) -> list[int]:
+    """The devices that the process used, as the sidecar says, else as the snapshot shows."""
+    of_sidecar = [integer(entry, "device") for entry in objects(dump.document, "devices")]
+    return [device for device in of_sidecar if device is not None] or snapshot.devices()
+
+
+def _report(
+    run: RunFolder, process: Process, dump: Dump, snapshot: Snapshot, device: int, oom: Json
+) -> DeviceReport:
+    return report_device(
         snapshot,
         device,
-        sidecar=dump.device(device),
-        oom=mapping(document, "oom"),
+        # A dump whose sidecar is missing is still none that was made after the fact.
+        sidecar=dump.device(device) or {"device": device},
+        oom=oom,
         sample=_nvml_sample(run, process, dump, device),
         pid=process.pid,
         time_unix=dump.time_unix,
     )
+
+
+def _at_dump(run: RunFolder, process: Process, dump: Dump, snapshot: Snapshot, device: int) -> Case:
+    document = dump.document
+    oom = mapping(document, "oom")
+    if dump.reason == "oom" and not oom:
+        oom = {"device": device}  # killed before the sidecar: the trace still has the request
+    report = _report(run, process, dump, snapshot, device, oom)
     program = _program(run, process, dump, snapshot)
     settings = mapping(document, "settings")
     fractions = mapping(settings, "memory_fraction")

@@ -47,6 +47,7 @@ def _added(case: Case) -> Json:
         "of_process": case.of_process,
         "torch_version": case.torch_version,
         "state": _state(case.report),
+        "other_devices": [{"device": report.device, **(_state(report) or {})} for report in case.beside],
         "next": case.next,
     }
 
@@ -60,6 +61,10 @@ def _state(report: Optional[DeviceReport]) -> Optional[Json]:
         "largest_free_block_bytes": report.largest_free,
         "hole_bytes": report.hole_bytes,
         "holes": report.holes,
+        "total_bytes": report.account.total,
+        "free_bytes": report.account.free,
+        "reserved_bytes": report.account.reserved,
+        "allocated_bytes": report.account.allocated,
         "not_pytorch_bytes": report.account.not_pytorch,
         "pools": [_pool(c) for c in report.compartments],
         "streams": _streams(report.compartments),

@@ -105,6 +105,8 @@ def _screen(case: Case, ink: Ink) -> str:
     also = [finding for finding in others if _worth_a_line(finding)]
     if also:
         parts.append("\n".join(_bullet(finding.summary, finding.basis) for finding in also))
+    if case.beside:
+        parts.append("\n".join(_beside(other) for other in case.beside))
     parts += _what_to_do(case, ink)
     return "\n\n".join(parts)
 
@@ -250,6 +252,16 @@ def _worth_a_line(finding: Finding) -> bool:
 def _bullet(summary: str, basis: Basis) -> str:
     tail = "" if basis == "recorded" else f" ({basis})"
     return textwrap.fill(f"- {summary}{tail}", WIDTH, subsequent_indent="  ")
+
+
+def _beside(report: DeviceReport) -> str:
+    """Another device of the process, in a sentence: a model spread badly shows here."""
+    account = report.account
+    said = f"- GPU {report.device} at that moment: {_size(account.allocated + account.pending)} allocated, "
+    said += f"{_size(account.free_default + account.free_private)} free in pools"
+    if account.free is not None and account.total is not None:
+        said += f", {_size(account.free)} of {_size(account.total)} free"
+    return textwrap.fill(said + ".", WIDTH, subsequent_indent="  ")
 
 
 def _what_to_do(case: Case, ink: Ink) -> list[str]:
