@@ -61,6 +61,9 @@ def rehearsal(
                 "LD_PRELOAD": preload,
                 "OOMDOCTOR_EMULATED_STATE": str(state),
                 "OOMDOCTOR_PAYLOAD": str(PAYLOAD),
+                # Compiled kernels cannot run, and inductor measures devices; the older and the newer name.
+                "TORCHDYNAMO_DISABLE": "1",
+                "TORCH_COMPILE_DISABLE": "1",
             },
             stubs.nvml,
         )

@@ -57,7 +57,13 @@ def values(on_devices: RunOnDevices) -> dict[str, Any]:
         tell(matrix=[i.sum(0).tolist(), i.max(1).values.tolist(), i.T.tolist(), i.flip(0).tolist()])
         s = torch.arange(6, device=cuda).view(2, 3)[:, 1:]
         s.add_(10)
-        tell(strided=s.tolist())
+        tell(strided=s.tolist(), printed=str(torch.arange(3., device=cuda) / 2), edges=str(torch.arange(5000, device=cuda)))
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        with FakeTensorMode():
+            fake = torch.empty(4, 4, device="cuda").sum(0)
+        tell(fake=[list(fake.shape), type(fake).__name__])
+        if hasattr(torch, "compile"):
+            tell(compiled=torch.compile(lambda t: (t * 2).sum())(torch.arange(5, device=cuda)).item())
         """
     )
 
@@ -88,6 +94,10 @@ def values(on_devices: RunOnDevices) -> dict[str, Any]:
         ("memset", [0] * 5),
         ("matrix", [[4, 6], [2, 4], [[1, 3], [2, 4]], [[3, 4], [1, 2]]]),
         ("strided", [[11, 12], [14, 15]]),
+        ("printed", "tensor([0.0000, 0.5000, 1.0000], device='cuda:0')"),
+        ("edges", "tensor([   0,    1,    2,  ..., 4997, 4998, 4999], device='cuda:0')"),
+        ("fake", [[4], "FakeTensor"]),
+        ("compiled", 20),
     ],
 )
 def test_value(values: dict[str, Any], name: str, value: Any) -> None:
@@ -99,6 +109,10 @@ def test_what_is_not_computed_is_well_formed(values: dict[str, Any]) -> None:
     assert all(0 <= index < 32000 for index in values["choice"])
     assert len(set(values["choice"])) > 1  # not all the same token, which might be the one that ends a text
     assert all(0 <= index < 1 << 26 for index in values["top"])
+
+
+def test_what_is_not_compiled_is_said(values: dict[str, Any]) -> None:
+    assert values["stderr"].count("torch.compile is not emulated") == 1
 
 
 def test_without_it_values_mean_nothing(on_devices: RunOnDevices) -> None:

@@ -12,6 +12,8 @@ Loaded by path into the rehearsed process, right after torch; standard library a
 from __future__ import annotations
 
 import ctypes
+import functools
+import sys
 import threading
 from typing import Any, Sequence  # noqa: UP035 (Python 3.8)
 
@@ -89,6 +91,10 @@ MOVES_NOTHING = frozenset(
     }
 )
 
+# Subclasses of PyTorch's own that have no memory, or that a mode below this one deals with.
+FAKES = frozenset({"FakeTensor", "FunctionalTensor"})
+# Since torch 2.1.
+_FAKE = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "FAKE", None)
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _OWN_DISPATCH = (None, torch._C._disabled_torch_dispatch_impl, torch.Tensor.__torch_dispatch__)
 
@@ -113,6 +119,11 @@ def install(_torch: Any = torch) -> None:
     if hasattr(torch.backends.cuda, "enable_cudnn_sdp"):
         torch.backends.cuda.enable_cudnn_sdp(False)
 
+    torch._tensor_str._str = _str
+    compile_ = getattr(torch, "compile", None)
+    if compile_ is not None:
+        torch.compile = _say_uncompiled(compile_)
+
     # A dispatch mode belongs to a thread. Autograd's own threads inherit it; Python's do not.
     bootstrap = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
 
@@ -122,6 +133,32 @@ def install(_torch: Any = torch) -> None:
         bootstrap(self)
 
     threading.Thread._bootstrap_inner = _bootstrap_inner  # type: ignore[attr-defined]
+
+
+_str_without_modes = torch._tensor_str._str
+
+
+def _str(self: Any, *, tensor_contents: Any = None) -> Any:
+    """What repr() calls: it switches dispatch modes off, and would then read what no kernel wrote."""
+    if type(self) in (torch.Tensor, torch.nn.Parameter) and self.is_cuda and not _fake_mode_is_active():
+        with torch.no_grad():
+            return torch._tensor_str._str_intern(self, tensor_contents=tensor_contents)
+    return _str_without_modes(self, tensor_contents=tensor_contents)
+
+
+def _say_uncompiled(compile_: Any) -> Any:
+    """torch.compile, switched off by TORCHDYNAMO_DISABLE in a rehearsal, saying so once."""
+    said: list[bool] = []
+
+    @functools.wraps(compile_)
+    def compile(*args: Any, **kwargs: Any) -> Any:
+        if not said:
+            said.append(True)
+            note = "torch.compile is not emulated: what it should compile runs uncompiled"
+            sys.stderr.write(f"oomdoctor: emulated device: {note}\n")
+        return compile_(*args, **kwargs)
+
+    return compile
 
 
 class HostView:
@@ -219,10 +256,12 @@ class SmallTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _fake_mode_is_active():
+            return func(*args, **kwargs)  # shapes are being worked out; it sits below this mode
         for kind in types:
             # A subclass that dispatches by itself (DTensor) goes first; what it calls comes back here.
             if kind is not torch.Tensor and getattr(kind, "__torch_dispatch__", None) not in _OWN_DISPATCH:
-                return NotImplemented
+                return func(*args, **kwargs) if kind.__name__ in FAKES else NotImplemented
         plan = self.plans.get(func)
         if plan is None:
             plan = self.plans[func] = Plan(func)
@@ -326,6 +365,10 @@ class SmallTensors(TorchDispatchMode):
                 there.copy_(self.host.indices(output.numel(), _index_range(plan, args)).view(output.shape))
             else:
                 there.zero_()
+
+
+def _fake_mode_is_active() -> bool:
+    return _FAKE is not None and torch._C._get_dispatch_mode(_FAKE) is not None
 
 
 def _index_range(plan: Plan, args: Any) -> Any:
