@@ -34,7 +34,7 @@ def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -
     Args:
         books: the device's memory by owner.
         preempted: the message says that PyTorch refused before it asked the device.
-        segment_reserve: bytes of addresses of an expandable segment, where the message says that they are too few.
+        segment_reserve: bytes of addresses of a segment, where the message says that they are too few.
     """
     requested, total, free = books.requested, books.total, books.free
     holes = books.holes.bytes if books.holes else None

@@ -10,11 +10,12 @@ from typing import Optional
 
 from oomdoctor.message.prefixes import strip_prefixes
 
+# A run of backslashes is looked at once, from its start: else a long one would take quadratic time.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)|[@-Z\\-_])")
-_ESCAPED_ANSI = re.compile(r"\\+(?:u001[bB]|x1[bB]|033|e)\[[0-9;]*[A-Za-z]")
-_ESCAPED_CODE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
-_ESCAPED_BREAK = re.compile(r"\\+[nr](?![a-z]{2,}[\\/])|<br\s*/?>")  # not the \n of C:\new\...
-_ESCAPED_OTHER = re.compile(r"\\+([\"'`/t])")
+_ESCAPED_ANSI = re.compile(r"(?<!\\)\\+(?:u001[bB]|x1[bB]|033|e)\[[0-9;]*[A-Za-z]")
+_ESCAPED_CODE = re.compile(r"(?<!\\)\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
+_ESCAPED_BREAK = re.compile(r"(?<!\\)\\+[nr](?![a-z]{2,}[\\/])|<br\s*/?>")  # not the \n of C:\new\...
+_ESCAPED_OTHER = re.compile(r"(?<!\\)\\+([\"'`/t])")
 _SPACES = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _LAST_RUN = re.compile(r"[\w.]{1,40}$")
 _FIRST_RUN = re.compile(r"[\w.]{1,40}")
@@ -23,7 +24,115 @@ _NUMBER_TAIL = re.compile(r"\d*\.?\d+$|\d*\.$")
 
 # Words of the messages that a terminal may have cut in two.
 _VOCABULARY = frozenset(
-    ["allocate", "allocated", "allocating", "allocation", "allocator", "allowed", "already", "available", "backend", "blocks", "buffer", "by", "bytes", "cache", "cached", "capacity", "capacty", "could", "cublas", "cuda", "cudamalloc", "current", "currently", "decreasing", "desired", "device", "documentation", "error", "estimated", "exceed", "exceeds", "failed", "failure", "for", "fragmentation", "free", "gib", "gpu", "graphs", "has", "hip", "in", "including", "increasing", "initializing", "insufficient", "is", "kib", "large", "larger", "length", "less", "limit", "long", "management", "max", "maximum", "memory", "mib", "model", "more", "needed", "not", "npu", "of", "on", "operation", "out", "outofmemoryerror", "physical", "pool", "pools", "private", "process", "pytorch", "requested", "required", "reserved", "resource", "runtimeerror", "segment", "sequence", "serve", "shared", "size", "startup", "status", "store", "stored", "than", "the", "this", "to", "tokens", "torch", "total", "tried", "trying", "unable", "unallocated", "use", "utilization", "valueerror", "which", "while", "with", "xpu"]
+    [
+        "allocate",
+        "allocated",
+        "allocating",
+        "allocation",
+        "allocator",
+        "allowed",
+        "already",
+        "available",
+        "backend",
+        "blocks",
+        "buffer",
+        "by",
+        "bytes",
+        "cache",
+        "cached",
+        "capacity",
+        "capacty",
+        "could",
+        "cublas",
+        "cuda",
+        "cudamalloc",
+        "current",
+        "currently",
+        "decreasing",
+        "desired",
+        "device",
+        "documentation",
+        "error",
+        "estimated",
+        "exceed",
+        "exceeds",
+        "failed",
+        "failure",
+        "for",
+        "fragmentation",
+        "free",
+        "gib",
+        "gpu",
+        "graphs",
+        "has",
+        "hip",
+        "in",
+        "including",
+        "increasing",
+        "initializing",
+        "insufficient",
+        "is",
+        "kib",
+        "large",
+        "larger",
+        "length",
+        "less",
+        "limit",
+        "long",
+        "management",
+        "max",
+        "maximum",
+        "memory",
+        "mib",
+        "model",
+        "more",
+        "needed",
+        "not",
+        "npu",
+        "of",
+        "on",
+        "operation",
+        "out",
+        "outofmemoryerror",
+        "physical",
+        "pool",
+        "pools",
+        "private",
+        "process",
+        "pytorch",
+        "requested",
+        "required",
+        "reserved",
+        "resource",
+        "runtimeerror",
+        "segment",
+        "sequence",
+        "serve",
+        "shared",
+        "size",
+        "startup",
+        "status",
+        "store",
+        "stored",
+        "than",
+        "the",
+        "this",
+        "to",
+        "tokens",
+        "torch",
+        "total",
+        "tried",
+        "trying",
+        "unable",
+        "unallocated",
+        "use",
+        "utilization",
+        "valueerror",
+        "which",
+        "while",
+        "with",
+        "xpu",
+    ]
 )
 
 

@@ -110,32 +110,67 @@ _CODE = re.compile(
     r"|(?<![\w])(?P<words>[Oo]ut\s+of\s+(?:(?:GPU|device|video|CUDA|VRAM|graphics)\s+)?memory|OUT OF"
     r" MEMORY)\b"
 )
-# Beside "out of memory" one of these says that it is a device's ...
-_DEVICE = re.compile(
-    r"cuda|(?<![a-z])hip[A-Z_\s]|(?<![a-z])HIP(?![a-z])|\bcu[A-Z]\w+|(?i:\bgpu|vram|nvidia|cudnn|cublas|nccl"
-    r"|tensorrt|opencl|vulkan|\brocm|video memory|device memory|graphics"
-    r" memory|cumem|\.cuh?\b|rmm|thrust|OptiX)"
-    r"|CUDA|SimpleCudaMalloc|torch\.OutOfMemoryError"
+# Beside "out of memory" one of these, in lower case, says that it is a device's ...
+_DEVICE = (
+    *(
+        "cuda",
+        "hip ",
+        "hip_",
+        "hiperror",
+        "hipmalloc",
+        "gpu",
+        "vram",
+        "nvidia",
+        "cudnn",
+        "cublas",
+        "nccl",
+        "tensorrt",
+    ),
+    *(
+        "opencl",
+        "vulkan",
+        "rocm",
+        "video memory",
+        "device memory",
+        "graphics memory",
+        "cumem",
+        "culaunch",
+        "curand",
+    ),
+    *("rmm", "thrust", "optix", ".cu:", ".cu(", ".cuh", "torch.outofmemoryerror"),
 )
 # ... and one of these that it is not: whatever else the line says, or unless it names a code of the device's.
-_NEVER = re.compile(r"(?i:bytes on host|not a failure|oom.kill|killed process)")
-_HOST = re.compile(
-    r"(?i:java\.lang|java heap|javascript|heap limit|cgroup|oomkilled|pinned host|cpuallocator|slurmstepd"
-    r"|redis|postgres|system memory)"
+_NEVER = ("bytes on host", "not a failure", "oom-kill", "oom_kill", "killed process")
+_HOST = (
+    *(
+        "java.lang",
+        "java heap",
+        "javascript",
+        "heap limit",
+        "cgroup",
+        "oomkilled",
+        "pinned host",
+        "cpuallocator",
+    ),
+    *("slurmstepd", "redis", "postgres", "system memory"),
 )
 # Who says so, where the line gives it away.
 _SPEAKERS = (
-    ("rmm", re.compile(r"\brmm\b|RMM")),
-    ("numba", re.compile(r"numba|Call to cuMem")),
-    ("pycuda", re.compile(r"pycuda|cuMemAlloc failed: out")),
-    ("theano", re.compile(r"pygpu|theano")),
-    ("ctranslate2", re.compile(r"CUDA failed with error out")),
-    ("mxnet", re.compile(r"mxnet|pooled_storage_manager")),
-    ("thrust", re.compile(r"thrust|bad_alloc: cudaErrorMemoryAllocation")),
-    ("xpu", re.compile(r"(?:UR|ZE|PI)_(?:RESULT_)?ERROR")),
+    ("rmm", ("rmm",)),
+    ("numba", ("numba", "call to cumem")),
+    ("pycuda", ("pycuda", "cumemalloc failed: out")),
+    ("theano", ("pygpu", "theano")),
+    ("ctranslate2", ("cuda failed with error out",)),
+    ("mxnet", ("mxnet", "pooled_storage_manager")),
+    ("thrust", ("thrust", "bad_alloc: cudaerrormemoryallocation")),
+    ("xpu", ("ur_result_error", "ze_result_error", "pi_error")),
 )
 # Marks that let two prints of one error be told from two errors.
 _SOURCE = re.compile(r"(?:(?:at|in)\s+(?:file\s+)?)?([\w./\\-]{1,200}\.(?:cu|cuh|cpp|cc|h|hpp|c|rs)):(\d+)")
+
+
+def _has(text: str, words: tuple[str, ...]) -> bool:
+    return any(word in text for word in words)
 
 
 def _driver(text: str) -> Iterator[Sighting]:
@@ -144,23 +179,19 @@ def _driver(text: str) -> Iterator[Sighting]:
         start = match.start() - 400 if start < 0 and match.start() > 400 else start + 1
         end = text.find("\n", match.end(), match.end() + 300)
         end = min(len(text), match.end() + 300) if end < 0 else end
-        line = text[start:end]
-        if _NEVER.search(line):
+        line = text[start:end].lower()
+        if _has(line, _NEVER):
             continue
         if match.group("words"):
-            if _HOST.search(line):
-                continue
             if text[match.end() : match.end() + 1] == "?":
                 continue  # a question about it
             near = line
-            if (
-                line.lstrip().lower().startswith(("error", "out of memory", "fatal"))
-            ):  # wrapped after the file name
-                near = text[max(0, start - 200) : end]
-            if not _DEVICE.search(near):
+            if line.lstrip().startswith(("error", "out of memory", "fatal")):  # wrapped after the file name
+                near = text[max(0, start - 200) : end].lower()
+            if _has(line, _HOST) or not _has(near, _DEVICE):
                 continue
         source = _SOURCE.search(text, match.end(), end)
-        family = next((name for name, words in _SPEAKERS if words.search(line)), "generic-driver")
+        family = next((name for name, words in _SPEAKERS if _has(line, words)), "generic-driver")
         yield Sighting(
             start=match.start(),
             end=match.end(),

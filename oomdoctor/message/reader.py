@@ -184,7 +184,7 @@ class _Reader:
             # A long run of hits is cut where it has a gap, so that no message is; or, in the end, anywhere.
             room = REGION_BYTES if hit - previous > BEFORE_BYTES // 2 else 2 * REGION_BYTES
             if begin >= 0 and (first > end or last - begin > room):
-                self._region(begin, end if first > end else self._line_start(hit, lowest=begin))
+                self._region(begin, end if first > end else buffer.rfind(b"\n", begin + 1, hit) + 1 or hit)
                 begin = -1
             if begin < 0:
                 begin = max(self._used, hit - BEFORE_BYTES)
