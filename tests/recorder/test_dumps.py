@@ -250,6 +250,7 @@ def test_files_may_not_grow(record: Record) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (3, "went on\n", "")
     assert result.process.dumps == []
     assert "File too large" in result.process.log
+    assert not [name for name in os.listdir(result.process.folder) if name.endswith(".tmp")]
 
 
 def test_a_run_folder_that_cannot_be_made(record: Record, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import textwrap
 
 import pytest
 
@@ -70,15 +71,9 @@ def test_sigterm_while_an_oom_is_being_dumped(start: Start) -> None:
 
 def test_an_exit_waits_for_the_snapshot_at_sigterm(start: Start) -> None:
     """Whoever is killed by SIGTERM does not leave with 0, however long the snapshot takes."""
-    program = start(
-        """
-        import ctypes, torch
-        torch.empty(1)
-        print("ready", flush=True)
-        ctypes.CDLL(None).sleep(1)  # is interrupted, and the program goes on to its end
-        """,
-        odd="slow=0.5",
-    )
+    leave = 'threading.Timer(0.3, os._exit, (0,)).start(); print("ready", flush=True)'
+    blocked = textwrap.dedent(BLOCKED_IN_C).replace('print("ready", flush=True)', leave)
+    program = start("import os, threading\n" + blocked, odd="slow=0.8")
     program.wait_for("ready")
     program.send(signal.SIGTERM)
     result = program.end()
