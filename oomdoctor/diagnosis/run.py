@@ -121,7 +121,7 @@ def diagnose_snapshot(path: str) -> RunDiagnosis:
     Raises:
         InputError: it cannot be read (see :func:`oomdoctor.snapshot.read_snapshot`).
     """
-    snapshot = read_snapshot(path)
+    snapshot = read_snapshot(path, event_stacks=False)
     in_effect = snapshot.settings
     conf = (in_effect or {}).get("PYTORCH_CUDA_ALLOC_CONF")
     asked = {"PYTORCH_CUDA_ALLOC_CONF": conf} if isinstance(conf, str) and conf else {}
@@ -186,7 +186,7 @@ def _read(dump: Dump, problems: list[str]) -> Optional[Snapshot]:
     if dump.snapshot is None:
         return None
     try:
-        return read_snapshot(dump.snapshot)
+        return read_snapshot(dump.snapshot, event_stacks=False)
     except InputError as error:
         problems.append(str(error).splitlines()[0])
         return None

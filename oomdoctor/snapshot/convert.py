@@ -31,6 +31,7 @@ from oomdoctor.snapshot.model import (
     Snapshot,
 )
 from oomdoctor.snapshot.rows import Row, Source, codes, flags, integers, pairs, values
+from oomdoctor.snapshot.stacks import NO_STACK
 
 _CHUNK = 1 << 16
 _ACTION_CODES = {name: code for code, name in enumerate(ACTIONS)}
@@ -40,12 +41,15 @@ _STATE_CODES["active_awaiting_free"] = ACTIVE_PENDING_FREE
 _LINEAR_SETTINGS = (str, int, float, bool)
 
 
-def to_snapshot(plain: Any, source: Source, *, consume: bool = False, shared: bool = True) -> Snapshot:
+def to_snapshot(
+    plain: Any, source: Source, *, consume: bool = False, shared: bool = True, event_stacks: bool = True
+) -> Snapshot:
     """Convert the dict of ``torch.cuda.memory._snapshot()`` or the list of ``torch.cuda.memory_snapshot()``.
 
     Args:
         plain: nested plain values.
         source: where they come from.
+        event_stacks: whether events keep their stacks; without them reading takes half of the time.
         shared: whether frames named twice are one object (a pickle) rather than copies (JSON).
         consume: empty the lists of events while converting, so that both forms never exist in full.
 
@@ -59,7 +63,7 @@ def to_snapshot(plain: Any, source: Source, *, consume: bool = False, shared: bo
     stacks = StackTable(source, shared=shared)
     segment_rows = source.rows(top["segments"], "segments")
     segments, blocks = _segments(segment_rows, stacks, source)
-    traces = _traces(top.get("device_traces"), stacks, source, consume)
+    traces = _traces(top.get("device_traces"), stacks if event_stacks else None, source, consume)
     settings = _settings(top.get("allocator_settings"))
     annotations = _annotations(top.get("external_annotations"), source)
     return Snapshot(
@@ -138,7 +142,9 @@ def _block_frames(block: Row) -> Any:
     return _latest(block).get("frames") if frames is None else frames
 
 
-def _traces(value: Any, stacks: StackTable, source: Source, consume: bool) -> list[tuple[Events, set[str]]]:
+def _traces(
+    value: Any, stacks: Optional[StackTable], source: Source, consume: bool
+) -> list[tuple[Events, set[str]]]:
     """One :class:`Events` a device, with the names of the fields that its entries have."""
     if value is None:
         return []
@@ -148,7 +154,9 @@ def _traces(value: Any, stacks: StackTable, source: Source, consume: bool) -> li
     return [_events(source.rows(trace, "a device's trace"), stacks, source, consume) for trace in value]
 
 
-def _events(trace: list[Row], stacks: StackTable, source: Source, consume: bool) -> tuple[Events, set[str]]:
+def _events(
+    trace: list[Row], stacks: Optional[StackTable], source: Source, consume: bool
+) -> tuple[Events, set[str]]:
     labels, contexts = TextTable(), TextTable(("", "N/A"))
     keys: set[str] = set()
     parts: list[dict[str, NDArray[Any]]] = []
@@ -162,7 +170,11 @@ def _events(trace: list[Row], stacks: StackTable, source: Source, consume: bool)
                 "entry_size": integers(values(rows, "size", 0), "size", source),
                 "stream": integers(values(rows, "stream", 0), "stream", source),
                 "time_us": integers(values(rows, "time_us", UNKNOWN), "time_us", source, default=UNKNOWN),
-                "stack": stacks.column(values(rows, "frames", None)),
+                "stack": (
+                    stacks.column(values(rows, "frames", None))
+                    if stacks is not None
+                    else np.full(len(rows), NO_STACK, np.int32)
+                ),
                 "pool": pairs(
                     values(rows, "pool_id", (UNKNOWN, UNKNOWN)), "pool_id", source, (UNKNOWN, UNKNOWN)
                 ),
