@@ -293,9 +293,9 @@ MEANINGS: dict[str, Meaning] = {
         ),
     ),
     "vllm": Meaning(
-        "limit",
-        "vLLM's budget, gpu_memory_utilization of the device, is used up before the KV cache gets anything.",
+        "limit", "vLLM's budget, gpu_memory_utilization of the device, leaves nothing for the KV cache."
     ),
+    "vllm-free": Meaning("limit", "vLLM asks for a share of the device that is not free when it starts."),
 }
 _ALSO = dict.fromkeys(
     ("numba", "pycuda", "theano", "ctranslate2", "mxnet", "thrust", "xpu"), "generic-driver"
@@ -314,7 +314,8 @@ def knows(facts: OomFacts) -> bool:
 
 def diagnose_other(facts: OomFacts) -> Diagnosis:
     """The diagnosis of such a message."""
-    meaning = MEANINGS[_ALSO.get(facts.family, facts.family)]
+    family = "vllm-free" if facts.family == "vllm" and facts.free_bytes is not None else facts.family
+    meaning = MEANINGS[_ALSO.get(family, family)]
     words = _Words(facts.details)
     verdict = meaning.verdict
     findings = [Finding("verdict", meaning.says.format_map(words), "stated")]

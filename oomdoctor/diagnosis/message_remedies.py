@@ -88,12 +88,13 @@ def _fragmentation(facts: OomFacts, books: Accounting) -> list[Remedy]:
 
 def _expandable_segments(facts: OomFacts, newest: Optional[Version]) -> Remedy:
     name = variable(facts.family, facts.details.get("variable"))
-    when = "torch 2.1 or later"
+    oldest = known_versions(facts)[0]
+    when = "torch 2.1 or later; " if oldest is None or oldest < EXPANDABLE_SEGMENTS_SINCE else ""
     if newest is not None and newest < EXPANDABLE_SEGMENTS_SINCE:
-        when = f"after an update to torch 2.1 or later; this is {newest[0]}.{newest[1]} at most"
+        when = f"after an update to torch 2.1 or later; this is {newest[0]}.{newest[1]} at most; "
     return Remedy(
         "expandable-segments",
-        f"{when}; not with vLLM's or SGLang's sleep mode, CUDA IPC or custom memory pools",
+        f"{when}not with vLLM's or SGLang's sleep mode, CUDA IPC or custom memory pools",
         f"{name}=expandable_segments:True",
         "estimated",
     )

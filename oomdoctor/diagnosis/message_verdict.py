@@ -26,7 +26,9 @@ class Ruling:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -> Ruling:
+def rule(
+    books: Accounting, preempted: bool = False, segment_reserve: int = 0, largest_block: int = 0
+) -> Ruling:
     """The verdict on an out-of-memory error of PyTorch's caching allocator.
 
     The order matters: each rule is asked only where those before it do not hold.
@@ -35,6 +37,7 @@ def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -
         books: the device's memory by owner.
         preempted: the message says that PyTorch refused before it asked the device.
         segment_reserve: bytes of addresses of a segment, where the message says that they are too few.
+        largest_block: bytes of the largest block that the platform allocates, where the message says so.
     """
     requested, total, free = books.requested, books.total, books.free
     holes = books.holes.bytes if books.holes else None
@@ -55,6 +58,10 @@ def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -
         return _ruling(
             "impossible-request", "requested_bytes > total_bytes", requested - total, (total, requested), why
         )
+    if 0 < largest_block < requested:
+        why = f"This platform allocates no block larger than {format_bytes(largest_block)}, whatever is free."
+        margin = requested - largest_block
+        return _ruling("limit", "requested_bytes > largest_block", margin, (largest_block, requested), why)
     if 0 < segment_reserve < requested:
         why = (
             "One allocation cannot span expandable segments, and a segment reserves"
@@ -74,9 +81,7 @@ def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -
         formula = "reserved_bytes + requested_bytes > allowed_bytes"
         return _ruling("limit", formula, over, (reserved, books.limit, requested), why)
     if free is None or holes is None:
-        return Ruling(
-            "unknown", "numbers missing", "The text ends before the numbers that would tell.", "stated"
-        )
+        return _without_holes(books, requested)
     if requested <= free:
         why = (
             f"The device had {format_bytes(free)} free, more than the {format_bytes(requested)} asked for. So"
@@ -93,6 +98,28 @@ def rule(books: Accounting, preempted: bool = False, segment_reserve: int = 0) -
         formula = "reserved_unallocated_bytes >= requested_bytes"
         return _ruling("fragmentation", formula, holes - requested, (holes, requested), why)
     return _without_room(books, requested, free, holes)
+
+
+def _without_holes(books: Accounting, requested: int) -> Ruling:
+    """The rule for a text that does not say what is reserved (cudaMallocAsync's, or one cut off)."""
+    total, free = books.total, books.free
+    allocated = books.allocated.bytes if books.allocated else 0
+    if (
+        total is not None
+        and free is not None
+        and requested > free
+        and allocated + requested > total - total // 20
+    ):
+        why = (
+            f"Live tensors hold {format_bytes(allocated)} of {format_bytes(total)}, and {format_bytes(free)} are free: "
+            f"too little for {format_bytes(requested)}, whatever lies in holes."
+        )
+        formula = "allocated_bytes + requested_bytes > 0.95 * total_bytes"
+        margin = allocated + requested - (total - total // 20)
+        return _ruling("capacity", formula, margin, (total, requested), why)
+    return Ruling(
+        "unknown", "numbers missing", "The text does not give the numbers that would tell.", "stated"
+    )
 
 
 def _without_room(books: Accounting, requested: int, free: int, holes: int) -> Ruling:

@@ -42,6 +42,7 @@ _CLAUSE = "|".join(
         rf"(?P<head>(?<![A-Z]){_BACKENDS}) out of memory\.?",
         r"(?<!you[\s])[Tt]ried to allocate (?:SIZE(requested)|(?P<exa>more than 1EB))"
         rf"(?: ?\. {_DEVICE_WORDS} (?P<next_device>\d{{1,4}})\b)?",
+        "can NOT allocate memory block with size larger than SIZE(largest)",  # Intel's extension, 2.1
         r"Allocation was (?P<preempted>preemptively) rejected",
         r"Requested size: (?:SIZE(preempted_requested)|(?P<preempted_bytes>\d{1,19}))",
         rf"\( ?{_DEVICE_WORDS} (?P<paren_device>\d{{1,4}}) ?;",
@@ -54,9 +55,8 @@ _CLAUSE = "|".join(
         "with SIZE(pool) allocated",
         "and SIZE(unallocated) is reserved",
         (
-            "SIZE(old) (?P<what>total capacity|already allocated|current"
-            r" active|free(?=\s*(?:[;,)]|$))|allowed(?=\s*;)|cached|reserved in total|is reserved by PyTorch|is"
-            " allocated by PyTorch|is free)"
+            r"SIZE(old) (?P<what>total capacity|already allocated|current active"
+            r"|free(?=\s*(?:[;,)]|$))|allowed(?=\s*;)|cached|reserved in total|is reserved by PyTorch|is allocated by PyTorch|is free)"
         ),
         "(?P<reserve>expandable-segment reserve of) SIZE(reserve_bytes)",
     )
@@ -120,7 +120,7 @@ def _read(text: str) -> Iterator[Sighting]:
 
 def _begins_next(message: _Message, parts: dict[str, str]) -> bool:
     """Whether a clause says again what the message has said, and so belongs to the next one."""
-    if "head" in parts:
+    if "head" in parts or "largest" in parts:
         return True
     has_device = message.has_device
     if has_device and not {"paren_device", "device", "raw_device"}.isdisjoint(parts):
@@ -138,6 +138,9 @@ def _take(message: _Message, parts: dict[str, str]) -> None:
         message.head = parts["head"]
     if "requested" in parts:
         message.sizes["requested"] = to_bytes(parts["requested"])
+    if "largest" in parts:
+        message.head = "XPU"
+        message.details["largest_block_bytes"] = to_bytes(parts["largest"])
     if "exa" in parts:
         message.sizes["requested"] = None
         message.forms.add("exa")

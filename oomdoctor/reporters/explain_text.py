@@ -130,11 +130,11 @@ def _picture(facts: OomFacts, books: Accounting, ink: Ink) -> str:
 
 def _rows(facts: OomFacts, books: Accounting) -> list[_Row]:
     rows = []
-    if books.allocated is not None:
+    if books.allocated is not None and books.allocated.bytes:
         pool = facts.private_pool_bytes
         label = f"{format_bytes(pool)} in private pools" if pool else "live tensors"
         rows.append(_Row("allocated", books.allocated.bytes, label, "stated"))
-    if books.holes is not None:
+    if books.holes is not None and books.holes.bytes:
         rows.append(
             _Row("in holes", books.holes.bytes, "reserved, not allocated", _basis(facts, books.holes))
         )
