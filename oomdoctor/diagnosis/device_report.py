@@ -104,6 +104,11 @@ def report_device(
         verdict, why = judge(account, request)
         about = [_state_is_later(later)] if later else _about_request(state, request, snapshot)
         findings = [why, *about]
+        fits = [finding for finding in about if finding.id == "fits-and-was-not-used"]
+        if fits and verdict == "fragmentation":
+            # The pieces are not too small after all.
+            verdict = "unknown"
+            findings = fits + [finding for finding in about if finding not in fits]
     findings += _about_state(state, account)
     findings += disagreements(state, sidecar)
     live = live_by_place(state)
@@ -138,6 +143,7 @@ def _at_oom(account: Account, snapshot: Snapshot, device: int) -> Account:
         allocated=active,
         pending=0,
         free_private=free_private,
+        free_small=0,
         free_default=reserved - active - free_private,
     )
 

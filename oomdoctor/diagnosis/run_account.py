@@ -21,6 +21,8 @@ class Account:
         reserved, allocated, pending: of this process's allocator, summed from the snapshot's blocks.
         free_default: inactive blocks of the default pool, which any request of their stream may use.
         free_private: inactive blocks of private pools, which nothing outside these pools may use.
+        free_small: the part of ``free_default`` that lies in the small pool, and could never serve, nor be
+            given back for, a request above 1 MiB.
         process_in_use: this process on this device, as NVML says.
         others: other processes on this device, as NVML says.
         others_listed: whether NVML listed this process, and so also the others.
@@ -35,6 +37,7 @@ class Account:
     pending: int
     free_default: int
     free_private: int
+    free_small: int = 0
     process_in_use: Optional[int] = None
     others: tuple[OtherProcess, ...] = ()
     others_listed: bool = False
@@ -114,6 +117,7 @@ def account_of(
         pending=state.pending,
         free_default=sum(c.free for c in state.compartments if not c.is_private),
         free_private=sum(c.free for c in state.compartments if c.is_private),
+        free_small=sum(c.free - c.free_whole for c in state.compartments if c.is_small and not c.is_private),
         process_in_use=in_use,
         # In a container NVML counts pids of the host: where ours is not listed, we may be one of "others".
         others=tuple(p for p in listed if p.pid != pid) if mine else (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from oomdoctor.diagnosis.model import Finding, Verdict
-from oomdoctor.diagnosis.request import Request
+from oomdoctor.diagnosis.request import Request, is_small
 from oomdoctor.diagnosis.run_account import Account
 from oomdoctor.units import GIB, format_bytes
 
@@ -33,6 +33,8 @@ def judge(account: Account, request: Request) -> tuple[Verdict, Finding]:
             {"requested_bytes": need, "total_bytes": account.total},
         )
     pieces = account.free_default + account.free_private
+    if not is_small(request):
+        pieces -= account.free_small
     if account.has_limit and account.reserved + need > (account.limit or 0) and pieces < need:
         return "limit", _limited(account, need)
     if need <= room:
@@ -122,7 +124,7 @@ def _full(account: Account, need: int, short: int) -> Finding:
     return Finding(
         "all-in-use",
         f"{format_bytes(account.allocated + account.pending)}{of_all} are in use by live tensors. "
-        f"With every free byte in one piece {format_bytes(short)} would still be missing.",
+        f"With all that is free in one piece {format_bytes(short)} would still be missing.",
         "derived",
         account.allocated + account.pending,
         {

@@ -223,7 +223,8 @@ def _live(report: DeviceReport, ink: Ink) -> str:
     if report.places > _ROWS:
         left = report.account.allocated + report.account.pending
         left -= sum(live.bytes for live in report.live[:_ROWS])
-        lines.append(f"  {f'{report.places - _ROWS:,} more places':<59}{_size(left):>12}")
+        more = "1 more place" if report.places == _ROWS + 1 else f"{report.places - _ROWS:,} more places"
+        lines.append(f"  {more:<59}{_size(left):>12}")
     return "\n".join(lines)
 
 

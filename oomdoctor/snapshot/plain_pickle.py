@@ -9,7 +9,8 @@ that passes, up to its STOP, is then decoded by CPython's own unpickler, whose `
 - the extension registry (EXT1, EXT2, EXT4), which bypasses ``find_class`` once its cache is warm;
 - lengths beyond the end of the file and memo slots beyond its size, for which CPython allocates first and
   fails later;
-- tuples of tuples, which as keys of a dict hash in exponential time, or so deep that the C stack ends;
+- tuples of tuples (but for a few), which as keys of a dict hash in exponential time, or so deep that the
+  C stack ends;
 - containers packed so densely that the file multiplies a hundredfold in memory;
 - sets, byte arrays, out-of-band buffers, and the text opcodes of protocols 0 and 1.
 """
@@ -38,7 +39,7 @@ _REST_OF_TUPLE = (
 )
 # In the order of how often a recording has them: memo, containers, numbers, short texts.
 _TOKENS = (
-    rb"j....", rb"h.", rb"\x94", rb"[}\](aeus)]+",
+    rb"j....", rb"h.", rb"\x94", rb"[}\]()aeus]+",
     rb"K." + _REST_OF_TUPLE, rb"J...." + _REST_OF_TUPLE, _LONG + _REST_OF_TUPLE,
     rb"(?:M..|G........|[N\x88\x89])" + _REST_OF_TUPLE,
     rb"\x8c(?:\x00|\x01.|\x02..|\x03...|\x04....|\x05.....)", rb"q.",
@@ -55,6 +56,10 @@ _COUNTED = {
     b"B": 4,  # BINBYTES
     b"\x8e": 8,  # BINBYTES8
 }
+# Tuples of one to three of anything. Those of more (TUPLE) are refused: one of a million numbers as a key a
+# million times would hash for days, and nothing but a count of what lies above the mark could tell.
+_OTHER_TUPLES = (b"\x85", b"\x86", b"\x87")
+_MOST_ODD_TUPLES = 12
 _FRAME = b"\x95"
 _STOP = b"."
 _CALLS = {
@@ -97,6 +102,7 @@ def _check(data: bytes, source: str) -> int:
     _refuse_dense(data, source)
     run = _grammar(len(data))
     position, size = 2, len(data)
+    odd_tuples = 0
     while True:
         matched = run.match(data, position)
         assert matched is not None  # it matches the empty run
@@ -115,6 +121,14 @@ def _check(data: bytes, source: str) -> int:
                 _truncated(source, size)
         elif opcode == _STOP:
             return position + 1
+        elif opcode in _OTHER_TUPLES:
+            # Twelve, each of at most three of the others, hash in half a million steps.
+            odd_tuples += 1
+            if odd_tuples > _MOST_ODD_TUPLES:
+                raise UnsafeInput(
+                    "the file nests tuples", where=source, why="a recording has none but pairs of numbers"
+                )
+            position += 1
         elif matched.end() == matched.start():
             _refuse(data, position, source)
 

@@ -52,19 +52,27 @@ def run(tmp_path: Path) -> Path:
 def test_fragmentation(run: Path) -> None:
     launcher = add_launcher(run, command=("python", "infer.py", "--name", "a b"))
     process = add_process(run, 7, rank=1, launcher=launcher)
-    add_dump(process, _full(18 * GIB, 4 * GIB), free=100 * MIB, requested=GIB)
+    add_dump(process, _full(18 * GIB, 3 * GIB), free=100 * MIB, requested=GIB)
     case = _only(run)
     facts = case.diagnosis.facts
     assert case.diagnosis.verdict == "fragmentation"
     assert (facts.family, facts.rank, facts.device) == ("recording", 1, 0)
     assert facts.requested_bytes == GIB
-    assert facts.reserved_bytes == 22 * GIB
+    assert facts.reserved_bytes == 21 * GIB
     assert facts.allocated_bytes == 18 * GIB
-    assert facts.reserved_unallocated_bytes == 4 * GIB
+    assert facts.reserved_unallocated_bytes == 3 * GIB
     assert facts.free_bytes == 100 * MIB
     assert facts.allowed_bytes is None
     assert case.report is not None
-    assert case.report.largest_free == GIB, "each hole is exactly 1 GiB"
+    assert case.report.largest_free == 3 * GIB // 4
+
+
+def test_a_block_that_came_free_meanwhile_is_no_fragmentation(run: Path) -> None:
+    add_dump(add_process(run, 7), _full(18 * GIB, 4 * GIB), free=100 * MIB, requested=GIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "unknown"
+    assert case.diagnosis.findings[0].id == "fits-and-was-not-used"
+    assert case.diagnosis.findings[0].evidence == {"blocks": 4}
 
 
 def test_fragmentation_remedies_name_the_right_variable(run: Path) -> None:
@@ -195,6 +203,16 @@ def test_free_memory_in_private_pools(run: Path) -> None:
     assert case.diagnosis.facts.private_pool_bytes == 4 * GIB
     assert case.report is not None
     assert case.report.largest_free == 0
+
+
+def test_holes_of_the_small_pool_do_not_help_a_large_request(run: Path) -> None:
+    plain = snapshot(
+        segment(0, live(20 * GIB)),
+        *(segment((i + 1) << 40, live(512), hole(2 * MIB - 512), small=True) for i in range(600)),
+        traces=[[event("alloc", 1), _oom(GIB, 100 * MIB)]],
+    )
+    add_dump(add_process(run, 7), plain, total=22 * GIB, free=100 * MIB, requested=GIB)
+    assert _only(run).diagnosis.verdict == "capacity"
 
 
 def test_free_memory_of_another_stream(run: Path) -> None:

@@ -72,6 +72,13 @@ HOSTILE = {
     "out of band": b"\x80\x05\x97.",
     "a bomb of tuples as a key": _BOMB_TUPLE[:-1] + b"}h\x00\x86.",
     "a deep tuple": b"\x80\x04" + b"K\x01\x85" + b"\x85" * 100_000 + b".",
+    "tuples of two long tuples": b"\x80\x04(" + b"K\x01" * 1000 + b"t\x94(" + b"h\x00" * 1000 + b"t.",
+    "a long tuple as a key, often": b"\x80\x04}("
+    + b"("
+    + b"K\x01" * 100_000
+    + b"t\x94N"
+    + b"h\x00N" * 100_000
+    + b"u.",
     "a million empty dicts": b"\x80\x04]\x94(" + b"}" * 4_000_000 + b"e.",
     "a memo slot of 2 GB": b"\x80\x02]r\xff\xff\xff\x7f.",
     "a text of 2 GB": b"\x80\x04X\xff\xff\xff\x7fab.",
@@ -242,6 +249,11 @@ def test_plain_values_come_out_as_they_went_in(value: Any, protocol: int) -> Non
     except UnsafeInput:
         # Protocol 2 has no bytes of its own: it writes a call of _codecs.encode, or of bytes().
         assert protocol == 2
+
+
+def test_a_few_tuples_of_anything_are_plain() -> None:
+    for value in ((), ("a", "b"), {("a", (1, "b")): (None, ({},))}, [(1,), (1, 2), (1, 2, 3)] * 9):
+        assert load_plain_pickle(pickle.dumps(value, 4), "x") == value
 
 
 @settings(max_examples=300, deadline=None)
