@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Optional
 
 from oomdoctor.diagnosis.device_report import DeviceReport, report_device
@@ -22,6 +24,12 @@ from oomdoctor.snapshot import Snapshot, read_snapshot
 from oomdoctor.units import MIB
 
 Json = dict[str, Any]
+
+_WORTH_A_POOL = 32 * MIB
+"""Snapshots that together are smaller than this are read before other processes have started."""
+
+_MOST_WORKERS = 8
+"""Reading takes eight times a snapshot's size in memory while it lasts."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,9 @@ def diagnose_run(path: str) -> RunDiagnosis:
     run = RunFolder.open(path)
     problems = list(run.problems)
     cases: list[Case] = []
-    for process in run.processes:
-        cases += _cases_of(run, process, problems)
+    for process, (found, its_problems) in zip(run.processes, _of_each_process(run)):
+        cases += found
+        problems += its_problems
         if process.log.strip():
             lines = process.log.strip().splitlines()
             problems.append(f"the recorder of {_called(process)} says: {lines[0]}")
@@ -138,6 +147,29 @@ def diagnose_snapshot(path: str) -> RunDiagnosis:
         )
         cases.append(_case(report, findings, program, None, None))
     return RunDiagnosis(path=path, is_run=False, cases=tuple(cases), problems=(), processes=1)
+
+
+def _of_each_process(run: RunFolder) -> Iterable[tuple[list[Case], list[str]]]:
+    """Each process's cases and problems: a map over processes, side by side where that is worth it."""
+    task = partial(_of_process, run)
+    sizes = [sum(_size(dump) for dump in process.dumps) for process in run.processes]
+    workers = min(len(sizes), os.cpu_count() or 1, _MOST_WORKERS)
+    if workers < 2 or sum(sizes) < _WORTH_A_POOL:
+        return map(task, run.processes)
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(task, run.processes))
+
+
+def _size(dump: Dump) -> int:
+    try:
+        return os.path.getsize(dump.snapshot) if dump.snapshot else 0
+    except OSError:
+        return 0
+
+
+def _of_process(run: RunFolder, process: Process) -> tuple[list[Case], list[str]]:
+    problems: list[str] = []
+    return list(_cases_of(run, process, problems)), problems
 
 
 def _cases_of(run: RunFolder, process: Process, problems: list[str]) -> Iterator[Case]:

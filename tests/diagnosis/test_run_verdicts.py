@@ -333,3 +333,12 @@ def test_a_bare_snapshot_taken_at_and_after_the_oom(tmp_path: Path) -> None:
     (case,) = diagnose_snapshot(str(path)).ooms
     assert case.diagnosis.facts.allocated_bytes == 20 * GIB, "counted back"
     assert "state-is-later" in _ids(case)
+
+
+def test_side_by_side_finds_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in range(3):
+        add_dump(add_process(run, 70 + rank, rank=rank), _full(22 * GIB), requested=GIB, free=MIB)
+    alone = diagnose_run(str(run))
+    monkeypatch.setattr("oomdoctor.diagnosis.run._WORTH_A_POOL", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert diagnose_run(str(run)) == alone
