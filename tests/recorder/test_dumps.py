@@ -126,7 +126,7 @@ def test_options_that_make_no_sense_are_told_and_replaced(record: Record) -> Non
     [
         ("no-history", ["oom", "exit"], "keeps no history"),
         ("no-observer", ["exit"], "observers are not supported"),
-        ("no-snapshot", ["oom", "exit"], "no snapshot today"),
+        ("no-snapshot", ["oom", "exit"], "no snapshot: torch gave none: RuntimeError: no snapshot today"),
         ("bare", ["exit"], "has no attribute '_record_memory_history'"),
         (
             "2.0",
@@ -213,6 +213,56 @@ def test_a_keyboard_interrupt_in_the_middle_of_a_dump_is_the_programs(record: Re
         odd="slow=0.5",
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
+
+
+@pytest.mark.parametrize(("times", "consistent"), [(0, True), (1, True), (2, True), (4, False)])
+def test_counters_and_snapshot_are_of_one_moment(record: Record, times: int, consistent: bool) -> None:
+    (dump,) = record("import torch; torch.empty(1)", odd=f"restless={times}").process.dumps
+    assert dump["consistent"] is consistent
+    seen = sum(segment["total_size"] for segment in dump["loaded"]["segments"])
+    assert (dump["devices"][0]["reserved_bytes"] == seen) is consistent
+
+
+def test_a_host_with_little_memory_left(record: Record) -> None:
+    """Better no snapshot than a program killed by the kernel for its recording."""
+    source = """
+        import torch
+        torch.empty(1)
+        from _oomdoctor_recorder import host
+        host.available_bytes = lambda: 5 << 20
+    """
+    process = record(source, odd="entries=9000", max_entries=9000).process
+    assert process.dumps[0]["snapshot"] is None
+    assert process.dumps[0]["snapshot_error"].startswith("not enough host memory: some 17 MiB needed, 5 MiB")
+    assert process.dumps[0]["devices"][0]["allocated_bytes"] > 0
+    assert "not enough host memory" in process.log
+
+
+def test_host_memory_is_known(record: Record) -> None:
+    result = record("""
+        import torch
+        torch.empty(1)
+        from _oomdoctor_recorder import host
+        print(host.available_bytes() > 1 << 20)
+        files = {
+            "/proc/self/cgroup": "4:cpu,memory:/a/b\\n0::/pod/box\\n",
+            "/proc/meminfo": "MemTotal: 9 kB\\nMemAvailable: 9000 kB\\n",
+            "/sys/fs/cgroup/pod/box/memory.max": "max",
+            "/sys/fs/cgroup/pod/box/memory.current": "5",
+            "/sys/fs/cgroup/pod/memory.max": "1000000",
+            "/sys/fs/cgroup/pod/memory.current": "900000",
+            "/sys/fs/cgroup/pod/memory.stat": "anon 1\\ninactive_file 50000\\n",
+        }
+        host._read = lambda path: files.get(path, "")
+        print(host.available_bytes())
+        files["/sys/fs/cgroup/memory/a/memory.limit_in_bytes"] = "1000"
+        files["/sys/fs/cgroup/memory/a/memory.usage_in_bytes"] = "1001"
+        print(host.available_bytes())
+        files.clear()
+        print(host.available_bytes())
+        host._read = lambda path: ""
+    """)
+    assert (result.stdout, result.stderr) == ("True\n150000\n0\nNone\n", "")
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ import contextlib
 import gc
 import os
 import pickle
-import sys
 import time
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, TypeVar
 
-from . import VERSION, entry, facts, files, forks, history, ooms, report, signals
+from . import VERSION, entry, facts, files, forks, history, host, ooms, report, signals
 
 _T = TypeVar("_T")
 PICKLE_PROTOCOL = 4  # pytorch.org/memory_viz unpickles in JavaScript and knows nothing of protocol 5
@@ -218,25 +217,11 @@ class Recording:
         devices = facts.devices_in_use(torch)
         now = time.time()
         memory = {device: facts.free_and_total(torch, device) for device in devices}
-        snapshot: Optional[Dict[str, Any]] = None
-        snapshot_error: Optional[str] = None
-        # Counters and snapshot must speak of the same moment: no other Python thread gets a turn between
-        # them.
         enabled = history.is_on(torch)
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(1e3)
-        try:
-            stats = {device: dict(torch.cuda.memory_stats(device)) for device in devices}
-            try:
-                snapshot = torch.cuda.memory._snapshot()
-            except Exception as error:  # cudaMallocAsync and pluggable allocators have none
-                if signals.is_programs(error):
-                    raise
-                snapshot_error = f"{type(error).__name__}: {error}"
-        finally:
-            sys.setswitchinterval(interval)
+        look = self._look(devices)
+        stats, snapshot, snapshot_error = look.stats, look.snapshot, look.error
         if snapshot_error is not None:
-            report.failure("torch gave no snapshot (" + snapshot_error.split("\n")[0] + ")")
+            report.failure("no snapshot: " + snapshot_error.split("\n")[0])
         os.makedirs(self.folder, exist_ok=True)
         report.folder = self.folder
         if snapshot is not None:
@@ -246,13 +231,14 @@ class Recording:
         traces = (snapshot or {}).get("device_traces") or []
         entries = [len(trace) for trace in traces]
         settings = (snapshot or {}).get("allocator_settings")
-        snapshot = traces = None
+        snapshot = look.snapshot = traces = None
         document = {
             "schema": "oomdoctor.dump/1",
             "reason": reason,
             "sequence": self.sequence,
             "snapshot": name + ".pickle" if snapshot_error is None else None,
             "snapshot_error": snapshot_error,
+            "consistent": look.consistent,
             "time_unix": now,
             "process": {**self.facts, **facts.ranks(), "on_demand": self.on_demand},
             "settings": {
@@ -284,6 +270,42 @@ class Recording:
         files.write_json(os.path.join(self.folder, name + ".json"), document)
         return document
 
+    def _look(self, devices: List[int]) -> "_Look":
+        """Counters and snapshot of one and the same moment.
+
+        torch holds the interpreter lock during each of the two, but between them another thread may allocate.
+        Then the counters from after the snapshot may be the ones that fit, or a second look; a program whose
+        threads never rest gets what there is, and the word that it does not fit.
+        """
+        torch = self.torch
+        look = _Look()
+        for _ in range(2):
+            look.stats = {device: dict(torch.cuda.memory_stats(device)) for device in devices}
+            look.error = self._too_little_host_memory(look.stats)
+            if look.error is not None:
+                return look
+            try:
+                look.snapshot = torch.cuda.memory._snapshot()
+            except Exception as error:  # cudaMallocAsync and pluggable allocators have none
+                if signals.is_programs(error):
+                    raise
+                look.error = f"torch gave none: {type(error).__name__}: {error}"
+                return look
+            if look.fits():
+                return look
+            look.stats = {device: dict(torch.cuda.memory_stats(device)) for device in devices}
+            if look.fits():
+                return look
+        look.consistent = False
+        return look
+
+    def _too_little_host_memory(self, stats: Dict[int, Dict[str, Any]]) -> Optional[str]:
+        needed = host.needed_bytes(stats.values(), self.max_entries)
+        available = host.available_bytes()
+        if available is None or needed <= available:
+            return None
+        return f"not enough host memory: some {needed >> 20} MiB needed, {available >> 20} MiB available"
+
     def remove(self, name: str) -> None:
         """Take a dump away that a later one stands for.
 
@@ -292,6 +314,25 @@ class Recording:
         for ending in (".json", ".pickle"):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.folder, name + ending))
+
+
+class _Look:
+    """What was seen of the allocator at one moment."""
+
+    stats: Dict[int, Dict[str, Any]]
+    snapshot: Optional[Dict[str, Any]] = None
+    error: Optional[str] = None
+    consistent = True
+
+    def fits(self) -> bool:
+        """Whether the snapshot's segments add up to what the counters say."""
+        for device, counters in self.stats.items():
+            mine = [s for s in (self.snapshot or {}).get("segments", ()) if s.get("device") == device]
+            for field, counter in (("total_size", "reserved_bytes"), ("allocated_size", "allocated_bytes")):
+                said = counters.get(f"{counter}.all.current")
+                if said is not None and said != sum(segment[field] for segment in mine):
+                    return False
+        return True
 
 
 def _pickle(snapshot: Any, file: BinaryIO) -> None:

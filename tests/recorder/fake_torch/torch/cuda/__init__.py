@@ -52,7 +52,12 @@ def mem_get_info(device):
 def memory_stats(device):
     assert device == 0, "a device without a context was asked, which makes one"
     current = sum(e["size"] for e in events)
-    return {"allocated_bytes.all.current": current, "reserved_bytes.all.current": current, "num_ooms": 0}
+    return {
+        "allocated_bytes.all.current": current,
+        "reserved_bytes.all.current": current,
+        "allocation.all.allocated": len(events),
+        "num_ooms": 0,
+    }
 
 
 def get_device_properties(device):
@@ -61,6 +66,17 @@ def get_device_properties(device):
         uuid = "GPU-fake"
 
     return Properties
+
+
+def _restless():
+    """Another thread allocates, right before the first snapshots and right after them."""
+    for word in torch.ODD:
+        if word.startswith("restless=") and len(restless) < int(word[9:]):
+            restless.append(1)
+            events.append({"action": "alloc", "addr": 1, "size": 1, "stream": 0, "frames": []})
+
+
+restless = []
 
 
 class memory:
@@ -77,11 +93,15 @@ class memory:
         for word in torch.ODD:
             if word.startswith("slow="):
                 time.sleep(float(word[5:]))
-        return {
-            "segments": [],
+        _restless()
+        current = sum(e["size"] for e in events)
+        snapshot = {
+            "segments": [{"device": 0, "total_size": current, "allocated_size": current}],
             "device_traces": [list(events), []],
             "allocator_settings": {"max_split_size": -1},
         }
+        _restless()
+        return snapshot
 
     @staticmethod
     def get_allocator_backend():
