@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from oomdoctor.diagnosis.message_accounting import account
-from oomdoctor.diagnosis.message_families import diagnose_other, knows
 from oomdoctor.diagnosis.message_findings import torch_findings
 from oomdoctor.diagnosis.message_remedies import torch_remedies
 from oomdoctor.diagnosis.message_verdict import rule
 from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts
 
+# Families of PyTorch's caching allocator; all others are looked up.
+_ALLOCATOR = ("torch-1.", "torch-2.", "torch-legacy", "torch-1EB")
+
 
 def diagnose(facts: OomFacts) -> Diagnosis:
     """What a message means and what to do about it."""
-    if knows(facts):
-        return diagnose_other(facts)
+    if not facts.family.startswith(_ALLOCATOR):
+        from oomdoctor.diagnosis.message_families import diagnose_other, knows  # a large table, seldom needed
+
+        if knows(facts):
+            return diagnose_other(facts)
     books = account(facts)
     ruling = rule(
         books,

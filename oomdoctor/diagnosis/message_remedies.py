@@ -178,6 +178,8 @@ def _limit(facts: OomFacts, books: Accounting) -> Iterator[Remedy]:
             "derived",
         )
         return
+    if books.limit is None:
+        return
     if facts.family == "xpu":
         module = "torch.xpu"
     elif facts.family == "npu":

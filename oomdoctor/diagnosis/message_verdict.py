@@ -104,22 +104,15 @@ def _without_holes(books: Accounting, requested: int) -> Ruling:
     """The rule for a text that does not say what is reserved (cudaMallocAsync's, or one cut off)."""
     total, free = books.total, books.free
     allocated = books.allocated.bytes if books.allocated else 0
-    if (
-        total is not None
-        and free is not None
-        and requested > free
-        and allocated + requested > total - total // 20
-    ):
-        why = (
-            f"Live tensors hold {format_bytes(allocated)} of {format_bytes(total)}, and {format_bytes(free)} are free: "
-            f"too little for {format_bytes(requested)}, whatever lies in holes."
-        )
-        formula = "allocated_bytes + requested_bytes > 0.95 * total_bytes"
-        margin = allocated + requested - (total - total // 20)
-        return _ruling("capacity", formula, margin, (total, requested), why)
-    return Ruling(
-        "unknown", "numbers missing", "The text does not give the numbers that would tell.", "stated"
+    if total is None or free is None or requested <= free or allocated < total - total // 10:
+        why = "The text does not give the numbers that would tell."
+        return Ruling("unknown", "numbers missing", why, "stated")
+    why = (
+        f"Live tensors hold {format_bytes(allocated)} of {format_bytes(total)}, and {format_bytes(free)} are "
+        f"free: less than the {format_bytes(requested)} asked for."
     )
+    formula = "requested_bytes > free_bytes and allocated_bytes >= 0.9 * total_bytes"
+    return _ruling("capacity", formula, requested - free, (total, requested), why)
 
 
 def _without_room(books: Accounting, requested: int, free: int, holes: int) -> Ruling:

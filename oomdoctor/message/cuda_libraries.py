@@ -107,7 +107,8 @@ _CODE = re.compile(
     r"|PI_ERROR_OUT_OF_RESOURCES|PI_ERROR_MEM_OBJECT_ALLOCATION_FAILURE|CL_MEM_OBJECT_ALLOCATION_FAILURE"
     r"|MEM_OBJECT_ALLOCATION_FAILURE|ErrorOutOfDeviceMemory|VK_ERROR_OUT_OF_DEVICE_MEMORY"
     r"|HSA_STATUS_ERROR_OUT_OF_RESOURCES|NVRM_OUT_OF_MEMORY|RMM_ERROR_OUT_OF_MEMORY)"
-    r"|(?<![\w])(?P<words>[Oo]ut\s+of\s+(?:(?:GPU|device|video|CUDA|VRAM|graphics)\s+)?memory|OUT OF"
+    r"|(?<!\w)(?<!ran\s)(?<!run\s)(?<!running\s)"
+    r"(?P<words>[Oo]ut\s+of\s+(?:(?:GPU|device|video|CUDA|VRAM|graphics)\s+)?memory|OUT OF"
     r" MEMORY)\b"
 )
 # Beside "out of memory" one of these, in lower case, says that it is a device's ...

@@ -54,7 +54,11 @@ TENSORFLOW = grammar(
 JAX = grammar(
     "JAX and XLA",
     (
-        "out of memory",
+        "out of memory while",
+        "out of memory allocating",
+        "out of memory in memory",
+        "out of\nmemory",
+        "exhausted",
         "failed to allocate request",
         "that was not possible",
         "cumemallocasync failed",

@@ -161,7 +161,7 @@ class _Reader:
             bytes_read=self.bytes_read,
             lines_read=lines if self.bytes_read else 0,
             instead=None if len(self.ledger) else self._instead,
-            is_text=self._control < 8 or self._control * 200 < min(self.bytes_read, 4 * BLOCK_BYTES),
+            is_text=self._control < 8 or self._control * 1000 < min(self.bytes_read, 4 * BLOCK_BYTES),
         )
 
     def _search(self, limit: int) -> None:

@@ -56,7 +56,8 @@ _CLAUSE = "|".join(
         "and SIZE(unallocated) is reserved",
         (
             r"SIZE(old) (?P<what>total capacity|already allocated|current active"
-            r"|free(?=\s*(?:[;,)]|$))|allowed(?=\s*;)|cached|reserved in total|is reserved by PyTorch|is allocated by PyTorch|is free)"
+            r"|free(?=\s*(?:[;,)]|$))|allowed(?=\s*;)|cached|reserved in total"
+            r"|is reserved by PyTorch|is allocated by PyTorch|is free)"
         ),
         "(?P<reserve>expandable-segment reserve of) SIZE(reserve_bytes)",
     )

@@ -70,7 +70,7 @@ MPS = grammar(
 # c10/cuda/CUDAException.cpp and driver_api.h: calls that are not the caching allocator's.
 RUNTIME = grammar(
     "CUDA calls of PyTorch",
-    ("error", "nvml_success", "segmentva", "preemptively"),
+    ("driver error", "driver\nerror", "nvml_success", "segmentva", "preemptively"),
     (
         Pattern(
             "torch-address-space",

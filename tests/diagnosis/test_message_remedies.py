@@ -79,30 +79,42 @@ def test_max_split_size(requested_mib: int, value: Optional[int]) -> None:
     ("text", "command"),
     [
         (
-            "Free memory on device cuda:1 (19.75/22.00 GiB) on startup is less than desired GPU memory utilization (0.9, "
-            "19.80 GiB).",
+            (
+                "Free memory on device cuda:1 (19.75/22.00 GiB) on startup is less than desired GPU memory"
+                " utilization (0.9, 19.80 GiB)."
+            ),
             "--gpu-memory-utilization 0.89",
         ),
         (
-            "max seq len (32768) is larger than the maximum number of tokens that can be stored in KV cache (7344)",
+            (
+                "max seq len (32768) is larger than the maximum number of tokens that can be stored in KV"
+                " cache (7344)"
+            ),
             "--max-model-len 7344",
         ),
         (
-            "To serve at least one request with the models's max seq len (1000), (4.00 GiB KV cache is needed, which is larger "
-            "than the available KV cache memory (2.00 GiB).",
+            (
+                "To serve at least one request with the models's max seq len (1000), (4.00 GiB KV cache is"
+                " needed, which is larger than the available KV cache memory (2.00 GiB)."
+            ),
             "--max-model-len 496",
         ),
         ("Not enough memory to handle 4096 prefill tokens.", "--max-batch-prefill-tokens 2048"),
         (
-            "CUDA out of memory. Tried to allocate 2.00 GiB (GPU 0; 10.00 GiB total capacity; 4.00 GiB already allocated; "
-            "5.00 GiB free; 5.00 GiB allowed; 4.00 GiB reserved in total by PyTorch)",
+            (
+                "CUDA out of memory. Tried to allocate 2.00 GiB (GPU 0; 10.00 GiB total capacity; 4.00 GiB"
+                " already allocated; 5.00 GiB free; 5.00 GiB allowed; 4.00 GiB reserved in total by PyTorch)"
+            ),
             "torch.cuda.set_per_process_memory_fraction(0.60)",
         ),
         (
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.50 GiB. GPU 0 has a total capacity of 80.00 GiB of "
-            "which 70.00 GiB is free. Of the allocated memory 1.00 GiB is allocated by PyTorch, and 1.00 MiB is reserved by "
-            "PyTorch but unallocated. This allocation exceeds the expandable-segment reserve of 2.00 GiB for this stream, and a "
-            "single allocation cannot span expandable segments.",
+            (
+                "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.50 GiB. GPU 0 has a total"
+                " capacity of 80.00 GiB of which 70.00 GiB is free. Of the allocated memory 1.00 GiB is"
+                " allocated by PyTorch, and 1.00 MiB is reserved by PyTorch but unallocated. This allocation"
+                " exceeds the expandable-segment reserve of 2.00 GiB for this stream, and a single allocation"
+                " cannot span expandable segments."
+            ),
             "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,expandable_segments_reserve:4G",
         ),
     ],

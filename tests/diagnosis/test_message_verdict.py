@@ -16,8 +16,8 @@ from oomdoctor.message import read_text
 
 MIB, GIB = 1 << 20, 1 << 30
 CLASSIC = (
-    "CUDA out of memory. Tried to allocate 1.24 GiB (GPU 0; 15.78 GiB total capacity; 10.34 GiB already allocated; "
-    "456.50 MiB free; 14.21 GiB reserved in total by PyTorch)"
+    "CUDA out of memory. Tried to allocate 1.24 GiB (GPU 0; 15.78 GiB total capacity; 10.34 GiB already"
+    " allocated; 456.50 MiB free; 14.21 GiB reserved in total by PyTorch)"
 )
 
 

@@ -67,10 +67,8 @@ def torch_1_13(n: Numbers) -> str:
     return (
         "torch.cuda.OutOfMemoryError: "
         + torch_1_4(n)
-        + (
-            " If reserved memory is >> allocated memory try setting max_split_size_mb to avoid fragmentation.  See "
-            "documentation for Memory Management and PYTORCH_CUDA_ALLOC_CONF"
-        )
+        + " If reserved memory is >> allocated memory try setting max_split_size_mb to avoid fragmentation. "
+        " See documentation for Memory Management and PYTORCH_CUDA_ALLOC_CONF"
     )
 
 
@@ -89,10 +87,10 @@ def _sentences(n: Numbers, capacity: str, pools: bool, allowed: bool) -> str:
         else ""
     )
     return (
-        f"CUDA out of memory. Tried to allocate {format_size(n.requested)}. GPU {n.device} has a total {capacity} of "
-        f"{format_size(n.total)} of which {format_size(n.free)} is free. {processes}{limit}Of the allocated memory "
-        f"{format_size(n.allocated)} is allocated by PyTorch, {pool}and {format_size(n.unallocated)} is reserved by "
-        "PyTorch but unallocated."
+        f"CUDA out of memory. Tried to allocate {format_size(n.requested)}. GPU {n.device} has a total"
+        f" {capacity} of {format_size(n.total)} of which {format_size(n.free)} is free. {processes}{limit}Of"
+        f" the allocated memory {format_size(n.allocated)} is allocated by PyTorch, {pool}and"
+        f" {format_size(n.unallocated)} is reserved by PyTorch but unallocated."
     )
 
 
@@ -100,8 +98,8 @@ def torch_2_1(n: Numbers) -> str:
     return (
         "torch.cuda.OutOfMemoryError: "
         + _sentences(n, "capacty", pools=False, allowed=False)
-        + " If reserved but unallocated memory is large try setting max_split_size_mb to avoid fragmentation.  See "
-        "documentation for Memory Management and PYTORCH_CUDA_ALLOC_CONF"
+        + " If reserved but unallocated memory is large try setting max_split_size_mb to avoid fragmentation."
+        "  See documentation for Memory Management and PYTORCH_CUDA_ALLOC_CONF"
     )
 
 

@@ -70,8 +70,9 @@ def test_an_error_that_was_swallowed_ends_its_event() -> None:
 
 def test_a_layer_that_only_says_so_adds_none() -> None:
     text = (
-        f"(VllmWorker rank=0 pid=7) {torch_2_5(numbers())}\n(VllmWorker rank=0 pid=7) The above exception was the direct\n"
-        "(VllmWorker rank=0 pid=7) RuntimeError: CUDA out of memory occurred when warming up sampler with 256 dummy requests."
+        f"(VllmWorker rank=0 pid=7) {torch_2_5(numbers())}\n(VllmWorker rank=0 pid=7) The above exception was"
+        " the direct\n(VllmWorker rank=0 pid=7) RuntimeError: CUDA out of memory occurred when warming up"
+        " sampler with 256 dummy requests."
     )
     assert len(read_text(text).ooms) == 1
 
@@ -82,7 +83,10 @@ def test_a_logger_of_the_allocator_prints_once_an_event() -> None:
 
 
 def test_root_errors_of_one_tensorflow_step_are_one_event() -> None:
-    line = "OOM when allocating tensor with shape[8,64] and type float on /task:0/device:GPU:0 by allocator GPU_0_bfc\n"
+    line = (
+        "OOM when allocating tensor with shape[8,64] and type float on /task:0/device:GPU:0 by allocator"
+        " GPU_0_bfc\n"
+    )
     assert len(read_text(f"2 root error(s) found.\n (0) {line}\n (1) {line}").ooms) == 1
     warned = f"bfc_allocator.cc:275] Ran out of memory trying to allocate 24.38MiB.\n{line}"
     assert len(read_text(warned + warned).ooms) == 2
@@ -90,7 +94,8 @@ def test_root_errors_of_one_tensorflow_step_are_one_event() -> None:
 
 def test_settings_and_version_around_a_message() -> None:
     text = (
-        "PyTorch version: 2.6.0+cu124\nexport PYTORCH_CUDA_ALLOC_CONF=garbage_collection_threshold:0.6,max_split_size_mb:128\n"
+        "PyTorch version: 2.6.0+cu124\nexport"
+        " PYTORCH_CUDA_ALLOC_CONF=garbage_collection_threshold:0.6,max_split_size_mb:128\n"
         + torch_2_5(numbers())
     )
     details = read_text(text).ooms[0].details

@@ -16,7 +16,10 @@ from oomdoctor.message.grammars import GRAMMARS, sightings
 from oomdoctor.message.reader import TRIGGERS
 from tests.message.formats import GIB, MIB, RELEASES, Numbers, torch_2_15
 
-FILLER = "2025-11-20 12:00:00,123 INFO trainer.py:104] step {n} loss 0.1234 lr 0.001 tokens/s 1234 memory usage fine\n"
+FILLER = (
+    "2025-11-20 12:00:00,123 INFO trainer.py:104] step {n} loss 0.1234 lr 0.001 tokens/s 1234 memory usage"
+    " fine\n"
+)
 
 
 def message(n: int) -> str:

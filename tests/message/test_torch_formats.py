@@ -182,9 +182,9 @@ def test_the_wording_tells_the_release(release: Release) -> None:
 
 def test_the_raw_byte_of_2_3_is_the_device() -> None:
     text = (
-        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU \x01 has a total capacity of 8.00 GiB of which 10.00 MiB "
-        "is free. Of the allocated memory 7.00 GiB is allocated by PyTorch, and 100.00 MiB is reserved by PyTorch but "
-        "unallocated."
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU \x01 has a total capacity of 8.00 GiB of which"
+        " 10.00 MiB is free. Of the allocated memory 7.00 GiB is allocated by PyTorch, and 100.00 MiB is"
+        " reserved by PyTorch but unallocated."
     )
     facts = read_text(text).ooms[0]
     assert facts.device == 1
