@@ -27,7 +27,11 @@ class Ruling:
 
 
 def rule(
-    books: Accounting, preempted: bool = False, segment_reserve: int = 0, largest_block: int = 0
+    books: Accounting,
+    preempted: bool = False,
+    segment_reserve: int = 0,
+    largest_block: int = 0,
+    at_least: int = 0,
 ) -> Ruling:
     """The verdict on an out-of-memory error of PyTorch's caching allocator.
 
@@ -37,6 +41,7 @@ def rule(
         books: the device's memory by owner.
         preempted: the message says that PyTorch refused before it asked the device.
         segment_reserve: bytes of addresses of a segment, where the message says that they are too few.
+        at_least: bytes asked for at least, where the message gives no more than that.
         largest_block: bytes of the largest block that the platform allocates, where the message says so.
     """
     requested, total, free = books.requested, books.total, books.free
@@ -48,6 +53,9 @@ def rule(
             "(throw_on_cudamalloc_oom is set)."
         )
         return Ruling("limit", "preemptively rejected", why, "stated")
+    if at_least and (total is None or at_least > total):
+        why = f"More than {at_least >> 60} EiB were asked for, which no device has: a size gone wrong."
+        return Ruling("impossible-request", "requested_bytes > total_bytes", why, "stated")
     if requested is None:
         return Ruling("unknown", "no request", "The text does not say how much was asked for.", "stated")
     if total is not None and requested > total:

@@ -32,6 +32,9 @@ def versions_of(lead: str, tail: str, forms: set[str]) -> tuple[Optional[list[st
     if "expandable_segments is enabled" in own:
         details["expandable_segments"] = True
         return ["2.15", "2.15"], details
+    if "expandable-segment reserve" in " ".join(own.split()):
+        details["expandable_segments"] = True
+        return ["2.15", "2.15"], details
     if "cached" in forms:
         return ["1.0", "1.3"], details
     if "reserved in total" in forms or "already allocated" in forms:
