@@ -20,7 +20,7 @@ _TITLES: dict[Verdict, str] = {
     "fragmentation": "fragmentation",
     "capacity": "not enough memory for it",
     "other-process": "another process has the memory",
-    "limit": "a limit below the device's memory",
+    "limit": "a limit was reached",
     "non-pytorch": "memory outside PyTorch's allocator",
     "impossible-request": "more than the device has",
     "unknown": "the text does not say why",
@@ -85,15 +85,15 @@ def _headline(diagnosis: Diagnosis, ink: Ink, where: bool) -> str:
     place = f"Line {facts.line}: " if where and facts.line is not None else ""
     rank = f"rank {facts.rank}, " if facts.rank is not None else ""
     device = "GPU" if facts.device is None else f"GPU {facts.device}"
+    title = _TITLES[diagnosis.verdict]
     if facts.kind == "refusal":
         what = f"{facts.family} refused to start"
+    elif facts.family == "triton":
+        what, title = "Triton", "a kernel's shared memory, not the device's"
     elif facts.kind == "disguised":
-        what = f"{facts.family}: out of memory, though it says something else"
-        if facts.family == "triton":
-            what = "triton: a kernel's resources, not device memory"
+        what = f"{'PyTorch' if facts.family == 'disguised' else facts.family}, out of memory in disguise"
     else:
         what = f"{rank}{device} ran out of memory"
-    title = _TITLES[diagnosis.verdict]
     return ink(f"{place}{what}: ", "bold") + ink(title, "bold", "red")
 
 

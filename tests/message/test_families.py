@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from oomdoctor.diagnosis.message import diagnose
 from oomdoctor.message import read_text
+from oomdoctor.reporters import explain_text
+from oomdoctor.reporters.ink import Ink
 
 GIB = 1 << 30
 
@@ -363,6 +366,11 @@ def test_family(text: str, family: str, kind: str, fields: dict[str, Any]) -> No
     ooms = read_text(text).ooms
     assert [(facts.family, facts.kind) for facts in ooms] == [(family, kind)]
     assert {name: getattr(ooms[0], name) for name in fields} == fields
+    answer = explain_text.render([diagnose(facts) for facts in ooms], Ink())
+    lines = [
+        line for line in answer.splitlines() if "_ALLOC_CONF=" not in line
+    ]  # a line to paste stays whole
+    assert max(len(line) for line in lines) <= 80, answer
 
 
 @pytest.mark.parametrize(
