@@ -21,6 +21,7 @@ _ASK = (
     "print(sys.executable);print(s.submodule_search_locations[0] if s else '')"
 )
 _OLDEST = (2, 0)
+_OLDEST_CUDA, _NEWEST_CUDA = 12, 13
 
 
 @dataclass(frozen=True)
@@ -125,5 +126,19 @@ def read_torch(folder: Path, python: str) -> TorchBuild:
             where=str(folder),
             why="a rehearsal runs PyTorch's own CUDA allocator, and this build does not have it",
             next_step="install a CUDA build; PyPI's is one: pip install --no-deps torch",
+        )
+    if int(cuda[1]) < _OLDEST_CUDA:
+        raise EmulatorError(
+            f"torch {version} uses CUDA {cuda[0]}",
+            where=str(folder),
+            why="the emulated devices speak CUDA 12 and later; structures of CUDA 11 are laid out otherwise",
+            next_step="install torch 2.1 or later, built for CUDA 12 or later",
+        )
+    if int(cuda[1]) > _NEWEST_CUDA:
+        raise EmulatorError(
+            f"torch {version} uses CUDA {cuda[0]}, newer than this oomdoctor knows",
+            where=str(folder),
+            why=f"the emulated devices speak CUDA {_OLDEST_CUDA} to {_NEWEST_CUDA}",
+            next_step="update oomdoctor, or rehearse with an older torch",
         )
     return TorchBuild(folder, version, (int(cuda[1]), int(cuda[2])), python)

@@ -44,6 +44,8 @@ def test_finds_it_through_the_interpreter(tmp_path: Path, monkeypatch: pytest.Mo
         ("2.6.0+rocm6.2", "None", "'6.2'", False, "built for ROCm", "CUDA build"),
         ("1.13.1+cu117", "'11.7'", "None", True, "too old", "torch 2.0"),
         ("0.4.1", "'9.0'", "None", True, "too old", "torch 2.0"),
+        ("2.0.1+cu117", "'11.7'", "None", True, "uses CUDA 11.7", "CUDA 12"),
+        ("2.31.0+cu141", "'14.1'", "None", True, "newer than this oomdoctor knows", "update oomdoctor"),
     ],
 )
 def test_refuses_by_name(
