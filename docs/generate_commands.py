@@ -15,7 +15,9 @@ def render() -> str:
     """The page, as --help says it at 80 columns."""
     parts = ["# Commands\n", "Generated from `--help` by `python docs/generate_commands.py`.\n"]
     for name in ["", *COMMANDS]:
-        result = CliRunner().invoke(group, [*name.split(), "--help"], prog_name="oomdoctor", terminal_width=80)
+        result = CliRunner().invoke(
+            group, [*name.split(), "--help"], prog_name="oomdoctor", terminal_width=80
+        )
         assert result.exit_code == 0, result.output
         title = f"oomdoctor {name}".strip()
         parts.append(f"## {title}\n\n```\n{result.output.rstrip()}\n```\n")

@@ -30,12 +30,17 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_messages_explained_in_the_docs_are_explained_so(page: Path) -> None:
     """A block that begins with `$ oomdoctor explain "..."` shows what that command prints."""
-    for block in re.findall(r"```(?:console|text)?\n(\$ oomdoctor explain \".*?)```", page.read_text(), re.DOTALL):
+    for block in re.findall(
+        r"```(?:console|text)?\n(\$ oomdoctor explain \".*?)```", page.read_text(), re.DOTALL
+    ):
         match = re.match(r'\$ oomdoctor explain "(.*?)"\n(.*)', block, re.DOTALL)
         assert match is not None, block[:200]
         message, shown = re.sub(r"\s*\\?\n\s*", " ", match[1]), match[2]
         done = subprocess.run(
-            [sys.executable, "-m", "oomdoctor", "explain", message], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "oomdoctor", "explain", message],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert shown.strip() == done.stdout.strip()
 

@@ -25,7 +25,9 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
         if name.startswith("oomdoctor/") or "/" not in name:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(copy), "-w", str(tmp_path)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(copy), "-w", str(tmp_path)], check=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if name.startswith("oomdoctor/")} <= held

@@ -125,7 +125,7 @@ def _nothing(reading: Reading, where: str) -> OomdoctorError:
         return ForeignInput(
             "not a text, and no out-of-memory error in it",
             where=where,
-            next_step="give a log or a message; for a snapshot: oomdoctor inspect SNAPSHOT",
+            next_step="give a log, a message, or a snapshot of PyTorch's",
         )
     why = f"looked for {_LOOKED_FOR}, in {reading.lines_read:,} line{'s' if reading.lines_read != 1 else ''}"
     if reading.instead:

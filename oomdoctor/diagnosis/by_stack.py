@@ -28,9 +28,7 @@ def places(stacks: Stacks, numbers: NDArray[np.int32]) -> tuple[list[Place], NDA
     found: dict[Place, int] = {}
     of_known = np.array(
         [
-            found.setdefault(
-                Place(() if stack == NO_STACK else telling_frames(stacks[stack])), len(found)
-            )
+            found.setdefault(Place(() if stack == NO_STACK else telling_frames(stacks[stack])), len(found))
             for stack in known.tolist()
         ],
         dtype=np.int64,

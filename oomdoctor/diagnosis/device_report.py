@@ -133,9 +133,7 @@ def report_device(
 
 def _at_oom(account: Account, snapshot: Snapshot, device: int) -> Account:
     """The account with the sums at the OOM, where the snapshot's state is a later one."""
-    reserved, active = sums_at_oom(
-        snapshot, device, account.reserved, account.allocated + account.pending
-    )
+    reserved, active = sums_at_oom(snapshot, device, account.reserved, account.allocated + account.pending)
     free_private = min(account.free_private, reserved - active)
     return replace(
         account,

@@ -137,9 +137,7 @@ def diagnose_snapshot(path: str) -> RunDiagnosis:
     program = Program(asked=asked, expandable=(in_effect or {}).get("expandable_segments"))
     cases = []
     for device in snapshot.devices():
-        report = report_device(
-            snapshot, device, sidecar={}, oom={}, sample=None, pid=None, time_unix=None
-        )
+        report = report_device(snapshot, device, sidecar={}, oom={}, sample=None, pid=None, time_unix=None)
         findings = (
             *report.findings,
             *lint_settings(asked, in_effect, None),
@@ -262,8 +260,10 @@ def _at_dump(run: RunFolder, process: Process, dump: Dump, snapshot: Snapshot, d
             snapshot.settings or mapping(settings, "in_effect") or None,
             program.torch_version,
             is_hip=program.is_hip,
-            has_fraction=fraction < 1.0 if fraction is not None else (True if report.account.has_limit
-            else None), backend=text(settings, "backend"),
+            has_fraction=fraction < 1.0
+            if fraction is not None
+            else (True if report.account.has_limit else None),
+            backend=text(settings, "backend"),
         ),
         *_about_history(snapshot, device, mapping(document, "history")),
     )

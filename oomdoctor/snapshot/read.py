@@ -41,9 +41,7 @@ def read_snapshot(
         else:
             plain = load_plain_pickle(embedded_pickle(data, name) if kind == "html" else data, name)
         del data
-        return to_snapshot(
-            plain, source, consume=True, shared=kind != "json", event_stacks=event_stacks
-        )
+        return to_snapshot(plain, source, consume=True, shared=kind != "json", event_stacks=event_stacks)
 
 
 def snapshot_from_plain(plain: Any, source: str = "memory") -> Snapshot:

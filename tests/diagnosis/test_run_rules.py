@@ -266,5 +266,3 @@ def test_settings_text() -> None:
     assert variable_for((2, 12), {}) == "PYTORCH_CUDA_ALLOC_CONF"
     assert variable_for(None, {}) == "PYTORCH_CUDA_ALLOC_CONF"
     assert variable_for((2, 6), {}, is_hip=True) == "PYTORCH_HIP_ALLOC_CONF"
-
-

@@ -32,7 +32,9 @@ def _full(in_use: int, free_in_holes: int = 0, *, need: int = GIB, free: int = 1
     holes = [piece for _ in range(4) for piece in (hole(free_in_holes // 4), live(2 * MIB))]
     inside = holes if free_in_holes else []
     kept = in_use - (8 * MIB if inside else 0)
-    return snapshot(segment(0x7F0000000000, live(kept), *inside), traces=[[event("alloc", 1), _oom(need, free)]])
+    return snapshot(
+        segment(0x7F0000000000, live(kept), *inside), traces=[[event("alloc", 1), _oom(need, free)]]
+    )
 
 
 def _only(run: Path) -> Case:
@@ -234,9 +236,7 @@ def test_blocks_that_wait_for_a_stream(run: Path) -> None:
 
 def test_history_wrapped_and_missing(run: Path) -> None:
     process = add_process(run, 7)
-    add_dump(
-        process, _full(22 * GIB), requested=GIB, free=MIB, history={"max_entries": 2, "wrapped": [True]}
-    )
+    add_dump(process, _full(22 * GIB), requested=GIB, free=MIB, history={"max_entries": 2, "wrapped": [True]})
     assert "history-wrapped" in _ids(_only(run))
     plain = {**_full(22 * GIB), "device_traces": []}
     add_dump(process, plain, requested=GIB, free=MIB)

@@ -15,7 +15,9 @@ from oomdoctor.reporters.ink import Ink
 from tests.run.building import GIB, add_dump, add_launcher, add_process, make_run
 from tests.snapshot.building import CACHE, MIB, TORCH, USER, event, frame, hole, live, segment, snapshot
 
-LONG = frame("a_function_with_a_name_" + "of_great_length_" * 4, "/home/me/" + "deep/" * 30 + "f" * 60 + ".py", 9)
+LONG = frame(
+    "a_function_with_a_name_" + "of_great_length_" * 4, "/home/me/" + "deep/" * 30 + "f" * 60 + ".py", 9
+)
 PATH_BOUND = ("oomdoctor", "PYTORCH")
 
 
@@ -121,6 +123,9 @@ def test_explain_tells_a_snapshot_from_a_text_by_content(tmp_path: Path) -> None
         found = json.loads(result.stdout)
         assert found["count"] == 0
         assert found["states"][0]["reserved_bytes"] == MIB
-    for text in ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB.", '{"level": "info"}'):
+    for text in (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB.",
+        '{"level": "info"}',
+    ):
         path.write_text(text)
         assert "state that it holds" not in CliRunner().invoke(group, ["explain", str(path)]).output

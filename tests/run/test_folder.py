@@ -80,7 +80,9 @@ def test_a_sidecar_cannot_point_outside(tmp_path: Path) -> None:
     assert RunFolder.open(run).processes[0].dumps[0].snapshot is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "nonsense", '{"pid": "seven", "rank": [], "environment": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "nonsense", '{"pid": "seven", "rank": [], "environment": 3}']
+)
 def test_damaged_documents_do_not_stop_reading(tmp_path: Path, text: str) -> None:
     run = make_run(tmp_path)
     process = add_process(run, 7)
