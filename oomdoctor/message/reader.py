@@ -73,6 +73,9 @@ TRIGGERS: tuple[bytes, ...] = (
     b"\xe5\x86\x85\xe5\xad\x98",  # Chinese: memory
 )
 
+# What a server's log says every few seconds beginning with a trigger's words, and no message does.
+EVERYDAY = (b"KV cache usage", b"KV cache hit", b"KV cache transfer")
+
 _SWALLOWED = re.compile(r"(?i:\b(?:ignoring|ignored|skipping|skipped|retrying|recover(?:ed|ing)? from)\b)")
 
 
@@ -174,8 +177,12 @@ class _Reader:
             # One hit in BEFORE_BYTES is as good as ten of them: the region is the same.
             at = buffer.find(trigger, self._searched, limit + len(trigger))
             while 0 <= at < limit:
-                hits.append(at)
-                at = buffer.find(trigger, at + 256, limit + len(trigger))
+                step = 256
+                if buffer.startswith(EVERYDAY, at):
+                    step = len(trigger)
+                else:
+                    hits.append(at)
+                at = buffer.find(trigger, at + step, limit + len(trigger))
         self._searched = limit
         hits.sort()
         begin = end = previous = -1

@@ -187,3 +187,22 @@ def test_fuzz_by_changing_bytes_of_messages() -> None:
         for _ in range(rng.randrange(1, 30)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         read_stream(io.BytesIO(bytes(data)))
+
+
+def test_a_servers_everyday_lines_are_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM prints its cache usage every few seconds; a message among such lines is still found."""
+    regions: list[int] = []
+    region = reader._Reader._region
+    monkeypatch.setattr(
+        reader._Reader,
+        "_region",
+        lambda self, begin, end: (regions.append(end - begin), region(self, begin, end)),
+    )
+    line = "INFO metrics.py:334] Running: 3 reqs, GPU KV cache usage: 3.2%, CPU KV cache usage: 0.0%.\n"
+    assert reader.read_text(line * 2000).ooms == ()
+    assert regions == []
+    refusal = (
+        "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.\n"
+    )
+    assert len(reader.read_text(line * 1000 + refusal + line * 1000).ooms) == 1
+    assert sum(regions) < 100 * len(line)
