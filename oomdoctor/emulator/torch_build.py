@@ -82,7 +82,15 @@ def find_torch(python: str) -> TorchBuild:
     Raises:
         EmulatorError: no torch, a torch without CUDA, or one that is too old.
     """
-    answer = subprocess.run([python, "-c", _ASK], capture_output=True, text=True)
+    try:
+        answer = subprocess.run([python, "-c", _ASK], capture_output=True, text=True)
+    except OSError as error:
+        raise EmulatorError(
+            "this Python does not run",
+            where=python,
+            why=error.strerror,
+            next_step="name an interpreter with --python, or activate the environment that has torch",
+        ) from error
     lines = answer.stdout.splitlines()
     if answer.returncode != 0 or len(lines) < 2:
         last = (answer.stderr.strip().splitlines() or ["it printed nothing"])[-1]

@@ -70,6 +70,10 @@ def test_no_torch_and_no_interpreter(tmp_path: Path) -> None:
     with pytest.raises(EmulatorError, match="does not run") as caught:
         find_torch(str(broken))
     assert "kaputt" in (caught.value.why or "")
+    for wrong, why in ((tmp_path / "nowhere", "No such file"), (tmp_path, "Permission denied")):
+        with pytest.raises(EmulatorError, match="does not run") as caught:
+            find_torch(str(wrong))
+        assert why in (caught.value.why or "")
 
 
 def test_interpreter_of_a_command(tmp_path: Path) -> None:
