@@ -11,6 +11,7 @@ from typing import Any, Optional
 from oomdoctor.diagnosis.consistency import disagreements
 from oomdoctor.diagnosis.count_back import events_after_oom, sums_at_oom
 from oomdoctor.diagnosis.live import Live, live_by_place
+from oomdoctor.diagnosis.max_split import HoleySegments, holey_segments, why_no_value
 from oomdoctor.diagnosis.model import Finding, Verdict
 from oomdoctor.diagnosis.pinning import Pin, pins
 from oomdoctor.diagnosis.request import (
@@ -47,6 +48,7 @@ class DeviceReport:
         pins, live: by place, the first :data:`SHOWN`; ``places`` is how many places have live blocks.
         counted_back: whether the state is later than the OOM, and the account counted back to it.
         verdict: "unknown" where nothing failed.
+        holey_segments: the segments with holes that ``max_split_size_mb`` could have shaped, by size.
     """
 
     device: int
@@ -64,6 +66,7 @@ class DeviceReport:
     counted_back: bool
     verdict: Verdict
     findings: tuple[Finding, ...]
+    holey_segments: tuple[HoleySegments, ...] = ()
 
 
 def report_device(
@@ -109,6 +112,10 @@ def report_device(
             # The pieces are not too small after all.
             verdict = "unknown"
             findings = fits + [finding for finding in about if finding not in fits]
+    holey = holey_segments(state)
+    if verdict == "fragmentation" and request is not None and not later and not state.has_expandable:
+        no_value = why_no_value(holey, request.segment_bytes or 0, account.room or 0)
+        findings += [no_value] if no_value else []
     findings += _about_state(state, account)
     findings += disagreements(state, sidecar)
     live = live_by_place(state)
@@ -128,6 +135,7 @@ def report_device(
         counted_back=later > 0,
         verdict=verdict,
         findings=tuple(findings),
+        holey_segments=holey,
     )
 
 

@@ -297,7 +297,8 @@ def _case(
     )
     remedies: tuple[Remedy, ...] = ()
     if request is not None:
-        remedies = remedies_for(report.verdict, account, request, program, report.device)
+        holey = None if report.counted_back else report.holey_segments
+        remedies = remedies_for(report.verdict, account, request, program, report.device, holey)
     return Case(
         diagnosis=Diagnosis(facts, report.verdict, findings, remedies),
         report=report,

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Optional
 
+from oomdoctor.diagnosis.max_split import HoleySegments, proposed_mb
 from oomdoctor.diagnosis.model import Diagnosis, OtherProcess, Remedy, Verdict
 from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account
@@ -40,11 +41,20 @@ class Program:
 
 
 def remedies_for(
-    verdict: Verdict, account: Account, request: Optional[Request], program: Program, device: int
+    verdict: Verdict,
+    account: Account,
+    request: Optional[Request],
+    program: Program,
+    device: int,
+    holey: Optional[tuple[HoleySegments, ...]] = None,
 ) -> tuple[Remedy, ...]:
-    """What may help, the likeliest first."""
+    """What may help, the likeliest first.
+
+    Args:
+        holey: the segments with holes (see :func:`holey_segments`); None where no snapshot says.
+    """
     if verdict == "fragmentation":
-        return _against_fragmentation(account, request, program)
+        return _against_fragmentation(account, request, program, holey)
     if verdict == "other-process":
         return tuple(_stop(other, device) for other in _largest(account.others))
     if verdict == "limit":
@@ -88,7 +98,10 @@ def remedies_for(
 
 
 def _against_fragmentation(
-    account: Account, request: Optional[Request], program: Program
+    account: Account,
+    request: Optional[Request],
+    program: Program,
+    holey: Optional[tuple[HoleySegments, ...]],
 ) -> tuple[Remedy, ...]:
     version = version_of(program.torch_version)
     found = []
@@ -103,12 +116,17 @@ def _against_fragmentation(
             )
         )
     need = request.segment_bytes if request else None
-    value = first_max_split_size_mb(need) if need is not None else None
+    value = None
+    if need is not None:
+        value = (
+            first_max_split_size_mb(need) if holey is None else proposed_mb(holey, need, account.room or 0)
+        )
     if value is not None and program.expandable is not True:
         found.append(
             Remedy(
                 "max-split-size",
-                "below the failed request, so that blocks of its size stay whole",
+                "below the failed request, so that blocks of its size stay whole"
+                + (_where_it_applies(holey, value) if holey is not None else ", a guess from its size alone"),
                 _assignment(program, {"max_split_size_mb": str(value)}, without=("expandable_segments",)),
                 "estimated",
             )
@@ -123,6 +141,13 @@ def _against_fragmentation(
             )
         )
     return tuple(found)
+
+
+def _where_it_applies(holey: tuple[HoleySegments, ...], value: int) -> str:
+    reached = [one for one in holey if one.segment_bytes >= value * MIB]
+    held, count = sum(one.hole_bytes for one in reached), sum(one.count for one in reached)
+    what = "segment of that size or more has" if count == 1 else "segments of that size or more have"
+    return f": {count:,} {what} {format_bytes(held)} of holes"
 
 
 def _assignment(program: Program, options: dict[str, str], without: tuple[str, ...]) -> str:

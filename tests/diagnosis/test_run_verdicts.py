@@ -106,6 +106,37 @@ def test_remedies_keep_the_settings_that_were_there(run: Path) -> None:
     ]
 
 
+def _in_segments(size: int, holes: int, count: int, **more: Any) -> Json:
+    pieces = [segment((i + 1) << 36, live(size - holes), hole(holes)) for i in range(count)]
+    return snapshot(*pieces, traces=[[event("alloc", 1), _oom(900 * MIB, 800 * MIB)]], **more)
+
+
+def test_max_split_size_is_not_advised_where_it_cannot_help(run: Path) -> None:
+    """Segments smaller than any value that torch takes are split whatever the value."""
+    add_dump(add_process(run, 7), _in_segments(20 * MIB, 12 * MIB, 25), free=800 * MIB, requested=900 * MIB)
+    case = _only(run)
+    assert case.diagnosis.verdict == "fragmentation"
+    assert [remedy.id for remedy in case.diagnosis.remedies] == ["expandable-segments"]
+    (finding,) = [f for f in case.diagnosis.findings if f.id == "max-split-size-does-not-help"]
+    assert "no segment with holes is larger than 20.00 MiB" in finding.summary
+    assert finding.basis == "recorded"
+
+
+@pytest.mark.parametrize(
+    ("size", "holes", "count", "value"),
+    [(300, 100, 2, 256), (200, 100, 2, 128), (48, 20, 10, 32), (30, 12, 25, None)],
+)
+def test_max_split_size_is_chosen_from_the_segments(
+    run: Path, size: int, holes: int, count: int, value: int | None
+) -> None:
+    plain = _in_segments(size * MIB, holes * MIB, count)
+    add_dump(add_process(run, 7), plain, free=800 * MIB, requested=900 * MIB)
+    case = _only(run)
+    said = [r.command for r in case.diagnosis.remedies if r.id == "max-split-size"]
+    assert said == ([] if value is None else [f"export PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:{value}"])
+    assert (value is None) == ("max-split-size-does-not-help" in _ids(case))
+
+
 def test_with_expandable_segments_on_they_are_not_advised(run: Path) -> None:
     process = add_process(run, 7)
     plain = _full(18 * GIB, 3 * GIB)
