@@ -228,3 +228,41 @@ def test_a_backend_without_history_is_told(rehearse: Rehearse, tmp_path: Path, c
     (process,) = read_processes(tmp_path / "run")
     assert "keeps no history" in done.stderr
     assert process.dumps[0]["settings"]["backend"] == "cudaMallocAsync"
+
+
+def test_a_snapshot_loads_no_compiler(rehearse: Rehearse, tmp_path: Path) -> None:
+    source = """
+        import signal, sys, torch
+        load = torch.__getattr__
+        x = torch.empty(1 << 20, device="cuda")
+        try:
+            torch.empty(9 << 30, dtype=torch.uint8, device="cuda")
+        except torch.cuda.OutOfMemoryError:
+            print(sorted({"torch._inductor", "torch._dynamo"} & set(sys.modules)), flush=True)
+        assert torch.__getattr__ is load
+        signal.raise_signal(signal.SIGINT)
+    """
+    done = rehearse(source)
+    assert done.stdout == "[]\n", done.stderr
+    assert done.returncode == -signal.SIGINT, done.stderr
+    (process,) = read_processes(tmp_path / "run")
+    oom, last = process.dumps
+    assert (oom["reason"], last["reason"]) == ("oom", "exit")
+    assert max(oom["dump_seconds"], last["dump_seconds"]) < 1
+
+
+def test_a_snapshot_is_what_torch_gives(rehearse: Rehearse, tmp_path: Path) -> None:
+    done = rehearse("""
+        import torch
+        def model():
+            return torch.empty(1 << 20, device="cuda") + 1
+        x = model()
+        from _oomdoctor_recorder import history
+        ours = history.snapshot(torch)
+        theirs = torch.cuda.memory._snapshot()  # with the compiler
+        for snapshot in (ours, theirs):  # each tells that it was taken, and when
+            for trace in snapshot["device_traces"]:
+                trace[:] = [event for event in trace if event["action"] != "snapshot"]
+        print(ours == theirs, any(e["frames"] for e in ours["device_traces"][0]))
+    """)
+    assert done.stdout == "True True\n", done.stderr

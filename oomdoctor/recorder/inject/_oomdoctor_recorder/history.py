@@ -1,5 +1,7 @@
 """Switching torch's own recording on, in each version's own way."""
 
+import _thread
+import sys
 from typing import Any, Callable, Optional
 
 
@@ -48,6 +50,34 @@ def is_on(torch: Any) -> Optional[bool]:
         return bool(torch._C._cuda_isHistoryEnabled())
     except Exception:
         return None
+
+
+def snapshot(torch: Any) -> Any:
+    """``torch.cuda.memory._snapshot()``, without the compiler that it would load.
+
+    To name the frames, torch asks itself for ``_inductor`` (``hasattr`` in
+    torch/csrc/profiler/python/combined_traceback.cpp); a torch that loads that module when it is asked for it
+    (``torch.__getattr__``, 2.1 and later) imports its compiler then: seconds, thousands of modules in the
+    program, and ``exec`` of strings, which makes CPython forget that it is about to die of a
+    KeyboardInterrupt. Where the compiler is not loaded no frame can be one of its own, so for this thread
+    and this call there is none. Where it is loaded, nothing is changed.
+    """
+    load = vars(torch).get("__getattr__")
+    if load is None or "_inductor" in vars(torch) or "torch._inductor" in sys.modules:
+        return torch.cuda.memory._snapshot()
+    me = _thread.get_ident()
+
+    def __getattr__(name: str) -> Any:
+        if name == "_inductor" and _thread.get_ident() == me:
+            raise AttributeError("module 'torch' has no attribute '_inductor'")
+        return load(name)
+
+    torch.__getattr__ = __getattr__
+    try:
+        return torch.cuda.memory._snapshot()
+    finally:
+        if vars(torch).get("__getattr__") is __getattr__:
+            torch.__getattr__ = load
 
 
 def observe_ooms(torch: Any, observer: Callable[[int, int, int, int], None]) -> None:

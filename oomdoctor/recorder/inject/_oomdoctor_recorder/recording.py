@@ -285,7 +285,7 @@ class Recording:
             if look.error is not None:
                 return look
             try:
-                look.snapshot = torch.cuda.memory._snapshot()
+                look.snapshot = history.snapshot(torch)
             except Exception as error:  # cudaMallocAsync and pluggable allocators have none
                 if signals.is_programs(error):
                     raise
