@@ -36,7 +36,7 @@ ENDED = echo "(the program ended with exit status $$?)"
 demo: $(READY)
 	rm -rf demo-run
 ifeq ($(CUDA),yes)
-	$(BIN)/oomdoctor trace -o demo-run -- $(BIN)/python examples/llama_generate.py --gib 19 || $(ENDED)
+	$(BIN)/oomdoctor trace -o demo-run -- $(BIN)/python examples/llama_generate.py --gib 16 || $(ENDED)
 else
 	$(BIN)/oomdoctor rehearse --gpus 2 --memory 10GiB -o demo-run -- $(BIN)/python examples/llama_generate.py || $(ENDED)
 endif

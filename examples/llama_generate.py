@@ -53,9 +53,8 @@ def main():
     if options.gib:
         for device in devices:
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(
-                min(1.0, options.gib_per_device * 2**30 / total), device
-            )
+            share = options.gib * 2**30 / len(devices) / total
+            torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
     model = build_model(options.layers, devices)
     chance = random.Random(7)
     for request in range(options.requests):

@@ -1,0 +1,39 @@
+"""The demo's options, those included that only a machine with a GPU uses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oomdoctor.emulator.torch_build import find_torch
+from oomdoctor.errors import EmulatorError
+
+pytest.importorskip("transformers")
+EXAMPLE = Path(__file__).parent.parent / "examples" / "llama_generate.py"
+
+
+@pytest.mark.torch
+@pytest.mark.xdist_group("end-to-end")
+def test_a_limit_on_one_large_device(tmp_path: Path) -> None:
+    """As on a machine with one GPU: the limit is PyTorch's memory fraction."""
+    try:
+        find_torch(sys.executable)
+    except EmulatorError as error:
+        pytest.skip(f"no CUDA build of torch to test with: {error.what}")
+    command = [sys.executable, str(EXAMPLE), "--layers", "4", "--gib", "2.2", "--max-prompt", "1000"]
+    done = subprocess.run(
+        [sys.executable, "-m", "oomdoctor", "rehearse", "--memory", "141GiB", "-o", "run", "--", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert "2.20 GiB allowed" in done.stderr
+    explained = subprocess.run(
+        [sys.executable, "-m", "oomdoctor", "explain", "run"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "allowed" in explained.stdout
+    assert "GPU 0" in explained.stdout
