@@ -266,3 +266,28 @@ def test_a_snapshot_is_what_torch_gives(rehearse: Rehearse, tmp_path: Path) -> N
         print(ours == theirs, any(e["frames"] for e in ours["device_traces"][0]))
     """)
     assert done.stdout == "True True\n", done.stderr
+
+
+@pytest.mark.parametrize(("before", "ours"), [("", False), ("torch.cuda.init()", True)])
+def test_a_history_that_the_program_began_itself_is_left_alone(
+    rehearse: Rehearse, tmp_path: Path, before: str, ours: bool
+) -> None:
+    done = rehearse(f"""
+        import torch
+        {before}
+        if not {ours}:
+            torch.cuda.memory._record_memory_history(max_entries=50, stacks="python")
+        kept = [torch.empty(3 << 20, dtype=torch.uint8, device="cuda") for _ in range(100)]
+        print(len(torch.cuda.memory._snapshot()["device_traces"][0]))
+    """)
+    assert done.returncode == 0, done.stderr
+    (process,) = read_processes(tmp_path / "run")
+    found = process.dumps[-1]["history"]
+    assert found["recording"] is True
+    assert found["by_program"] is not ours
+    if ours:
+        assert int(done.stdout) > 100
+        assert (found["max_entries"], found["wrapped"]) == (1_000_000, [False, False])
+    else:
+        assert int(done.stdout) == 50
+        assert (found["max_entries"], found["wrapped"], found["stacks"]) == (None, None, None)

@@ -5,8 +5,11 @@ import sys
 from typing import Any, Callable, Optional
 
 
-def start(torch: Any, max_entries: int, stacks: str) -> None:
-    """``_record_memory_history`` with a bounded ring.
+def start(torch: Any, max_entries: int, stacks: str) -> bool:
+    """``_record_memory_history`` with a bounded ring, unless the program was quicker: its choice holds.
+
+    Returns:
+        whether the history is ours.
 
     torch 2.1 and later take ``(enabled, context, stacks, max_entries)`` and record on all devices
     (torch/cuda/memory.py ``_record_memory_history_impl``); 2.0 takes ``(enabled, record_context,
@@ -14,6 +17,8 @@ def start(torch: Any, max_entries: int, stacks: str) -> None:
     (``NativeCachingAllocator::recordHistory`` asks cudaGetDevice). Passing the old names to a new torch would
     still work, but as ``_record_memory_history_legacy`` with C++ stacks decided elsewhere.
     """
+    if is_on(torch):
+        return False
     record = torch.cuda.memory._record_memory_history
     if is_torch_2_0(torch):
         for device in range(torch.cuda.device_count()):
@@ -25,13 +30,14 @@ def start(torch: Any, max_entries: int, stacks: str) -> None:
                 device=device,
                 _enable_expensive_cpp=stacks == "all",
             )
-        return
+        return True
     record(
         enabled="all",
         context=None if stacks == "none" else "all",
         stacks="all" if stacks == "all" else "python",
         max_entries=max_entries,
     )
+    return True
 
 
 def is_torch_2_0(torch: Any) -> bool:
@@ -44,8 +50,11 @@ def is_torch_2_0(torch: Any) -> bool:
 
 
 def is_on(torch: Any) -> Optional[bool]:
-    """Whether history is being recorded now: a program may have switched it off. None where torch cannot
-    say."""
+    """Whether history is being recorded now: a program may have switched it on or off itself.
+
+    None where torch cannot say. Ask only once CUDA is initialized: before, torch looks at a device that is
+    not there and crashes.
+    """
     try:
         return bool(torch._C._cuda_isHistoryEnabled())
     except Exception:

@@ -10,9 +10,10 @@ from typing import Any, Dict, Iterable, List, Optional
 BYTES_PER_EVENT = 2048
 
 
-def needed_bytes(stats: Iterable[Dict[str, Any]], max_entries: int) -> int:
+def needed_bytes(stats: Iterable[Dict[str, Any]], max_entries: Optional[int]) -> int:
     """What writing a snapshot takes, from the counters of each device: its history is not looked at yet."""
-    return BYTES_PER_EVENT * sum(min(max_entries, _events(counters)) for counters in stats)
+    events = [_events(counters) for counters in stats]
+    return BYTES_PER_EVENT * sum(events if max_entries is None else (min(max_entries, n) for n in events))
 
 
 def _events(counters: Dict[str, Any]) -> int:

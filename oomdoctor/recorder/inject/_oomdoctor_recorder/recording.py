@@ -61,6 +61,7 @@ class Recording:
         self.launcher = environment.get("OOMDOCTOR_LAUNCHER")
         self.stacks = environment.get("OOMDOCTOR_STACKS", "python")
         self.max_entries = 1_000_000
+        self.history_by_program = False  # switched on by the program before CUDA's start
         self.folder = os.path.join(
             self.run, "processes", f"{_safe(os.uname().nodename)}-{self.pid}-{time.time_ns():x}"
         )
@@ -96,7 +97,7 @@ class Recording:
             report.failure(f"the run folder {self.run} cannot be written")
 
     def start_history(self) -> None:
-        history.start(self.torch, self.max_entries, self.stacks)
+        self.history_by_program = not history.start(self.torch, self.max_entries, self.stacks)
 
     def observe_ooms(self) -> None:
         history.observe_ooms(self.torch, self.ooms.observe)
@@ -248,11 +249,15 @@ class Recording:
                 "memory_fraction": facts.memory_fractions(torch, devices),
             },
             "history": {
-                "max_entries": self.max_entries,
+                # torch does not tell what a program asked for.
+                "max_entries": None if self.history_by_program else self.max_entries,
                 "entries": entries,
-                "wrapped": [count >= self.max_entries for count in entries],
+                "wrapped": None
+                if self.history_by_program
+                else [count >= self.max_entries for count in entries],
                 "recording": enabled,
-                "stacks": self.stacks,
+                "by_program": self.history_by_program,
+                "stacks": None if self.history_by_program else self.stacks,
             },
             "devices": [
                 {
@@ -300,7 +305,7 @@ class Recording:
         return look
 
     def _too_little_host_memory(self, stats: Dict[int, Dict[str, Any]]) -> Optional[str]:
-        needed = host.needed_bytes(stats.values(), self.max_entries)
+        needed = host.needed_bytes(stats.values(), None if self.history_by_program else self.max_entries)
         available = host.available_bytes()
         if available is None or needed <= available:
             return None
