@@ -94,6 +94,7 @@ def test_the_history_wrapped(record: Record) -> None:
         "wrapped": [True, False],
         "stacks": "python",
         "recording": None,
+        "by_program": False,
     }
 
 
@@ -152,8 +153,23 @@ def test_misspelt_settings_are_kept(record: Record) -> None:
         "CUDA_ALLOC_CONF": "c",
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
         "pytorch_cuda_alloc_conf": "d",
+        "PYTORCH_CUDA_ALOC_CONF": "e",
+        "PYTORCH_CUDA_ALLCO_CONF": "f",
+        "PYTORCH_CUDA_ALOCC_CONF": "g",
+        "PYTORCH_ALOC_CNF": "h",
+        "PYTORCH_CUDA_CONF": "i",
+        "PYTHORCH_CUDA_ALOC_COF": "j",
+        "PYTORCH_NO_CUDA_MEMORY_CACHNG": "1",
     }
-    process = record("import torch; torch.empty(1)", env={**misspelt, "MALLOC_ARENA_MAX": "1"}).process
+    other = {
+        "MALLOC_ARENA_MAX": "1",
+        "TORCH_LOGS": "x",
+        "TORCH_HOME": "x",
+        "CUDA_HOME": "x",
+        "PYTORCH_JIT": "1",
+        "FONTCONFIG_PATH": "x",
+    }
+    process = record("import torch; torch.empty(1)", env={**misspelt, **other}).process
     assert process.dumps[0]["settings"]["asked"] == misspelt
     assert misspelt.items() <= process.facts["environment"].items()
 

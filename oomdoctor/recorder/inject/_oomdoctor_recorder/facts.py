@@ -6,6 +6,7 @@ Who this process is, what was asked of the allocator, how full the devices are.
 import contextlib
 import os
 import platform
+import re
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -26,21 +27,48 @@ _LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "S
 _WORLD_SIZE = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 
 
+# What torch reads; PYTORCH_ALLOC_CONF since 2.9.
+_ALLOCATOR_VARIABLES = (
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_HIP_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "PYTORCH_NO_HIP_MEMORY_CACHING",
+)
+_MOST_MISTAKES = 3
+
+
 def settings_asked(environment: Dict[str, str]) -> Dict[str, str]:
     """The variables by which somebody meant to set the allocator, misspelt ones included.
 
-    torch reads PYTORCH_CUDA_ALLOC_CONF, PYTORCH_ALLOC_CONF, PYTORCH_HIP_ALLOC_CONF and
-    PYTORCH_NO_CUDA_MEMORY_CACHING, and says nothing about PYTORCH_CUDA_ALLOCATOR_CONF: that is for the reader
-    to find.
+    torch says nothing about PYTORCH_CUDA_ALLOCATOR_CONF or PYTORCH_CUDA_ALOC_CONF: that is for the reader to
+    find.
     """
-    asked = {}
-    for name, value in environment.items():
-        upper = name.upper()
-        if ("ALLOC" in upper and any(word in upper for word in ("TORCH", "CUDA", "HIP"))) or (
-            "CUDA_MEMORY_CACHING" in upper
-        ):
-            asked[name] = value
-    return asked
+    return {name: value for name, value in environment.items() if _means_the_allocator(name.upper())}
+
+
+def _means_the_allocator(name: str) -> bool:
+    if "CUDA_MEMORY_CACHING" in name or ("ALLOC" in name and re.search("TORCH|CUDA|HIP", name)):
+        return True
+    if re.match("PYTORCH.*CONF", name) or re.match("(TORCH|CUDA|HIP)_.*_CONF$", name):
+        return True
+    # Few names come this far: the rest is a loop over their letters.
+    return re.search("TORCH|CUDA|HIP|CONF|CACHING", name) is not None and any(
+        _mistakes(name, true) <= _MOST_MISTAKES for true in _ALLOCATOR_VARIABLES
+    )
+
+
+def _mistakes(one: str, other: str) -> int:
+    """How many letters to put in, leave out or change make one of the other (Levenshtein)."""
+    if abs(len(one) - len(other)) > _MOST_MISTAKES:
+        return _MOST_MISTAKES + 1
+    before = list(range(len(other) + 1))
+    for i, a in enumerate(one):
+        now = [i + 1]
+        for j, b in enumerate(other):
+            now.append(min(before[j + 1] + 1, now[j] + 1, before[j] + (a != b)))
+        before = now
+    return before[-1]
 
 
 def _first_integer(environment: Dict[str, str], names: Tuple[str, ...]) -> Optional[int]:
