@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
 Basis = Literal["stated", "derived", "recorded", "replayed", "proved", "estimated"]
-Kind = Literal["oom", "refusal", "disguised"]
+Kind = Literal["oom", "refusal", "disguised", "state"]
+"""``state``: no event at all, the state of a device as a recording left it."""
 Verdict = Literal[
     "fragmentation", "capacity", "other-process", "limit", "non-pytorch", "impossible-request", "unknown"
 ]

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, Optional
 
 from oomdoctor.diagnosis.device_report import DeviceReport, report_device
-from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts, OtherProcess, Remedy
+from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts, OtherProcess, Remedy, Verdict
 from oomdoctor.diagnosis.request import Request
-from oomdoctor.diagnosis.run_account import Account
+from oomdoctor.diagnosis.run_account import Account, account_without_snapshot
 from oomdoctor.diagnosis.run_remedies import Program, exact_size, next_command, remedies_for
 from oomdoctor.diagnosis.run_verdict import judge
 from oomdoctor.diagnosis.settings_lint import lint_settings
@@ -47,6 +47,8 @@ class Case:
         sequence, of_process: this is the nth of so many OOMs of the process.
         next: the next command.
         beside: the process's other devices in the same snapshot.
+        account: where the memory was; without a report from torch's counters, None where these are missing.
+        device_name: as CUDA calls the device.
     """
 
     diagnosis: Diagnosis
@@ -61,6 +63,8 @@ class Case:
     of_process: int = 1
     next: Optional[str] = None
     beside: tuple[DeviceReport, ...] = ()
+    account: Optional[Account] = None
+    device_name: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ def _cases_of(run: RunFolder, process: Process, problems: list[str]) -> Iterator
         snapshot = _read(dump, problems) if dump is not None else None
         sequence = integer(line, "count") or index + 1
         if dump is None or snapshot is None:
-            case = _oom_without_snapshot(run, process, line, dump is not None)
+            case = _without_snapshot(run, process, dump, line, integer(line, "device"))
         else:
             device = integer(mapping(dump.document, "oom"), "device")
             if device is None:
@@ -206,6 +210,12 @@ def _cases_of(run: RunFolder, process: Process, problems: list[str]) -> Iterator
         for device in _devices(dump, snapshot):
             yield _at_dump(run, process, dump, snapshot, device)
         return
+    for dump in reversed(process.dumps):
+        devices = [integer(entry, "device") for entry in objects(dump.document, "devices")]
+        for known in devices:
+            yield _without_snapshot(run, process, dump, {}, known)
+        if devices:
+            return
 
 
 def _stem(snapshot: Optional[str]) -> Optional[str]:
@@ -282,6 +292,7 @@ def _case(
     private = any(c.is_private for c in report.compartments)
     facts = OomFacts(
         family="recording",
+        kind="oom" if request is not None else "state",
         rank=process.rank if process else None,
         device=report.device,
         requested_bytes=request.segment_bytes if request else None,
@@ -308,57 +319,117 @@ def _case(
         dump=dump.name if dump else None,
         reason=dump.reason if dump else "snapshot",
         torch_version=program.torch_version,
+        account=account,
+        device_name=report.name,
     )
 
 
-def _oom_without_snapshot(run: RunFolder, process: Process, line: Json, had_one: bool) -> Case:
-    """An OOM of which only a line was kept: the numbers of the line, and a verdict where they allow one."""
-    device = integer(line, "device")
+def _without_snapshot(
+    run: RunFolder, process: Process, dump: Optional[Dump], line: Json, device: Optional[int]
+) -> Case:
+    """An OOM, or a state, whose snapshot cannot be had: torch's counters, and a verdict as far as they go.
+
+    Args:
+        dump: whose sidecar is there; None where only a line was kept.
+        line: of ``ooms.jsonl``; empty for a state.
+    """
+    is_oom = bool(line)
+    document = dump.document if dump else {}
+    oom = {**line, **mapping(document, "oom")}
+    figures = dump.device(device) if dump and device is not None else {}
     newest = process.dumps[-1] if process.dumps else None
-    total = integer(newest.device(device), "total_bytes") if newest and device is not None else None
-    reserved, allocated = integer(line, "reserved_bytes"), integer(line, "allocated_bytes")
-    requested, free = integer(line, "requested_bytes"), integer(line, "free_bytes")
-    unallocated = reserved - allocated if reserved is not None and allocated is not None else None
-    account = Account(
-        total=total,
-        free=free,
-        limit=integer(line, "limit_bytes"),
-        reserved=reserved or 0,
-        allocated=allocated or 0,
-        pending=0,
-        free_default=unallocated or 0,
-        free_private=0,
-    )
-    request = Request(requested, None, None, DEFAULT_POOL, free)
-    verdict, why = judge(account, request)
+    if not figures and newest is not None and device is not None:
+        # The size and name of a device stay as they are; its counters do not.
+        kept = newest.device(device)
+        figures = {
+            key: kept[key] for key in ("device", "name", "uuid", "nvml_index", "total_bytes") if key in kept
+        }
+    limit = integer(oom, "limit_bytes")
+    totals = {integer(sample, "total_bytes") for launcher in run.launchers for sample in launcher.nvml}
+    if "total_bytes" not in figures and limit is not None and limit in totals:
+        figures = {**figures, "total_bytes": limit}  # no fraction: a device of this size is there
+    when = dump.time_unix if dump else number(line, "t")
+    sample = _sample_near(run, process, figures, when)
+    account = account_without_snapshot(figures, oom, sample=sample, pid=process.pid, time_unix=when)
+    program = _program(run, process, dump or newest, None)
+    requested = integer(oom, "requested_bytes")
+    request = Request(requested, None, None, DEFAULT_POOL, integer(oom, "free_bytes"))
+    verdict: Verdict = "unknown"
+    findings: list[Finding] = []
+    remedies: tuple[Remedy, ...] = ()
+    if is_oom:
+        judged = account or Account(
+            integer(figures, "total_bytes"), integer(oom, "free_bytes"), None, 0, 0, 0, 0, 0
+        )
+        if account is None and judged.free is not None:
+            judged = replace(judged, free=None)  # without the counters nothing follows from it
+        verdict, why = judge(judged, request)
+        findings.append(why)
+        remedies = remedies_for(verdict, judged, request, program, device or 0)
+    findings.append(_no_snapshot(dump, line))
+    settings = mapping(document, "settings")
+    if dump:
+        findings += lint_settings(
+            program.asked,
+            mapping(settings, "in_effect") or None,
+            program.torch_version,
+            is_hip=program.is_hip,
+            has_fraction=True if account and account.has_limit else None,
+            backend=text(settings, "backend"),
+        )
     facts = OomFacts(
         family="recording",
+        kind="oom" if is_oom else "state",
         rank=process.rank,
         device=device,
         requested_bytes=requested,
-        total_bytes=total,
-        free_bytes=free,
-        allocated_bytes=allocated,
-        reserved_bytes=reserved,
-        reserved_unallocated_bytes=unallocated,
-        allowed_bytes=account.limit if account.has_limit else None,
+        total_bytes=account.total if account else integer(figures, "total_bytes"),
+        free_bytes=account.free if account else integer(oom, "free_bytes"),
+        allocated_bytes=account.allocated if account else None,
+        reserved_bytes=account.reserved if account else None,
+        reserved_unallocated_bytes=account.reserved - account.allocated if account else None,
+        process_in_use_bytes=account.process_in_use if account else None,
+        allowed_bytes=account.limit if account and account.has_limit else None,
+        other_processes=account.others if account else (),
     )
-    reason = text(line, "skipped")
-    if reason is None:
-        reason = "it cannot be read" if had_one else "the first ones and the last are kept"
-    kept = Finding("no-snapshot", f"There is no snapshot of this one: {reason}.", "recorded")
-    program = _program(run, process, newest, None)
-    remedies = remedies_for(verdict, account, request, program, device or 0)
+    diagnosis = Diagnosis(facts, verdict, tuple(findings), remedies)
     return Case(
-        diagnosis=Diagnosis(facts, verdict, (why, kept), remedies),
+        diagnosis=diagnosis,
         report=None,
-        is_oom=True,
+        is_oom=is_oom,
         where=_called(process),
         process=process.name,
-        dump=None,
-        reason="oom",
+        dump=dump.name if dump else None,
+        reason=dump.reason if dump else "oom",
         torch_version=program.torch_version,
+        next=next_command(run.path, diagnosis, program) if is_oom else None,
+        account=account,
+        device_name=text(figures, "name"),
     )
+
+
+def _no_snapshot(dump: Optional[Dump], line: Json) -> Finding:
+    """Why there is none, and what is not known for it."""
+    reason = text(line, "skipped")
+    if dump is not None:
+        missing = "it is missing" if text(dump.document, "snapshot") else "torch gave none"
+        reason = text(dump.document, "snapshot_error") or (
+            "it cannot be read" if dump.snapshot is not None else missing
+        )
+    elif reason is None:
+        reason = "the first ones and the last are kept"
+    return Finding(
+        "no-snapshot",
+        f"There is no snapshot of this one: {_first_sentence(reason)}. The figures are torch's counters; which "
+        "pools and holes the free memory lies in is not known.",
+        "recorded",
+        None,
+        {"reason": reason},
+    )
+
+
+def _first_sentence(reason: str) -> str:
+    return reason.splitlines()[0].split(". ")[0][:160].rstrip(".") if reason.strip() else "nobody knows why"
 
 
 def _program(run: RunFolder, process: Process, dump: Optional[Dump], snapshot: Optional[Snapshot]) -> Program:
@@ -376,6 +447,7 @@ def _program(run: RunFolder, process: Process, dump: Optional[Dump], snapshot: O
         command=tuple(launcher.command) if launcher else (),
         verb=_verb(emulated),
         expandable=expandable if isinstance(expandable, bool) else None,
+        backend=text(mapping(dump.document, "settings"), "backend") if dump else None,
     )
 
 
@@ -410,9 +482,11 @@ def _nvml_sample(run: RunFolder, process: Process, dump: Dump, device: int) -> O
 
     One that lists the process is preferred: before its context is there, NVML does not know it.
     """
-    entry = dump.device(device)
+    return _sample_near(run, process, dump.device(device), dump.time_unix)
+
+
+def _sample_near(run: RunFolder, process: Process, entry: Json, when: Optional[float]) -> Optional[Json]:
     uuid, index = text(entry, "uuid"), integer(entry, "nvml_index")
-    when = dump.time_unix
     if when is None or (uuid is None and index is None):
         return None
     best: Optional[tuple[bool, float, Json]] = None

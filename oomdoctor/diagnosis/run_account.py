@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from oomdoctor.diagnosis.model import OtherProcess
 from oomdoctor.diagnosis.state import DeviceState
+from oomdoctor.run.documents import integer
 
 Json = dict[str, Any]
 
@@ -93,9 +94,72 @@ def account_of(
         value = sidecar_device.get(key)
         return value if isinstance(value, int) else None
 
-    total = of_sidecar("total_bytes")
-    limit = oom.get("limit_bytes")
-    free = of_sidecar("free_bytes") if free_at_oom is None else free_at_oom
+    return _with_nvml(
+        Account(
+            total=of_sidecar("total_bytes"),
+            free=of_sidecar("free_bytes") if free_at_oom is None else free_at_oom,
+            limit=integer(oom, "limit_bytes"),
+            reserved=state.reserved,
+            allocated=state.allocated,
+            pending=state.pending,
+            free_default=sum(c.free for c in state.compartments if not c.is_private),
+            free_private=sum(c.free for c in state.compartments if c.is_private),
+            free_small=sum(
+                c.free - c.free_whole for c in state.compartments if c.is_small and not c.is_private
+            ),
+        ),
+        sample,
+        pid,
+        time_unix,
+    )
+
+
+def account_without_snapshot(
+    sidecar_device: Json,
+    line: Json,
+    *,
+    sample: Optional[Json],
+    pid: Optional[int],
+    time_unix: Optional[float],
+) -> Optional[Account]:
+    """What torch's own counters say of a device, where there is no snapshot to sum.
+
+    Which pools hold the free memory is not known then; all of it is taken for the default pool's.
+
+    Args:
+        sidecar_device: the sidecar's entry of the device; may be empty.
+        line: the sidecar's ``oom``, or the line of ``ooms.jsonl``; may be empty.
+
+    Returns:
+        None where neither says what was allocated and reserved.
+    """
+    figures = {**sidecar_device, **{key: value for key, value in line.items() if value is not None}}
+    reserved, allocated = integer(figures, "reserved_bytes"), integer(figures, "allocated_bytes")
+    if reserved is None or allocated is None:
+        return None
+    active = integer(sidecar_device, "active_bytes")
+    pending = max(active - allocated, 0) if active is not None else 0
+    return _with_nvml(
+        Account(
+            total=integer(sidecar_device, "total_bytes"),
+            free=integer(figures, "free_bytes"),
+            limit=integer(line, "limit_bytes"),
+            reserved=reserved,
+            allocated=allocated,
+            pending=pending,
+            free_default=max(reserved - allocated - pending, 0),
+            free_private=0,
+        ),
+        sample,
+        pid,
+        time_unix,
+    )
+
+
+def _with_nvml(
+    account: Account, sample: Optional[Json], pid: Optional[int], time_unix: Optional[float]
+) -> Account:
+    """The account with what the NVML sample nearest to it adds."""
     processes = sample.get("processes", []) if sample else []
     listed = [
         OtherProcess(p["pid"], p["bytes"] if isinstance(p.get("bytes"), int) else None)
@@ -106,18 +170,10 @@ def account_of(
     when = sample.get("t") if sample else None
     age = abs(when - time_unix) if isinstance(when, (int, float)) and time_unix is not None else None
     in_use = mine[0] if mine else None
-    if in_use is not None and in_use < state.reserved:
+    if in_use is not None and in_use < account.reserved:
         in_use = None  # sampled before the process had grown to this
-    return Account(
-        total=total,
-        free=free,
-        limit=limit if isinstance(limit, int) else None,
-        reserved=state.reserved,
-        allocated=state.allocated,
-        pending=state.pending,
-        free_default=sum(c.free for c in state.compartments if not c.is_private),
-        free_private=sum(c.free for c in state.compartments if c.is_private),
-        free_small=sum(c.free - c.free_whole for c in state.compartments if c.is_small and not c.is_private),
+    return replace(
+        account,
         process_in_use=in_use,
         # In a container NVML counts pids of the host: where ours is not listed, we may be one of "others".
         others=tuple(p for p in listed if p.pid != pid) if mine else (),

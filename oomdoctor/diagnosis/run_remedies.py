@@ -30,6 +30,7 @@ class Program:
         command: the words that the launcher ran; empty where nobody knows.
         verb: "trace", or "rehearse" with its options, to record it again.
         expandable: whether expandable segments were in effect; None where nothing says.
+        backend: of the allocator: "native", "cudaMallocAsync"; None where nothing says.
     """
 
     torch_version: Optional[str] = None
@@ -38,6 +39,7 @@ class Program:
     command: tuple[str, ...] = ()
     verb: tuple[str, ...] = ("trace",)
     expandable: Optional[bool] = None
+    backend: Optional[str] = None
 
 
 def remedies_for(
@@ -104,6 +106,16 @@ def _against_fragmentation(
     holey: Optional[tuple[HoleySegments, ...]],
 ) -> tuple[Remedy, ...]:
     version = version_of(program.torch_version)
+    if program.backend not in (None, "native"):
+        return (
+            Remedy(
+                "native-backend",
+                f"leave backend:{program.backend} out: the native allocator has the settings against "
+                "fragmentation, and can be recorded",
+                None,
+                "estimated",
+            ),
+        )
     found = []
     if program.expandable is not True and (version is None or version >= EXPANDABLE_SEGMENTS_SINCE):
         found.append(

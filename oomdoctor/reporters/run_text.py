@@ -90,8 +90,9 @@ def _table(run: RunDiagnosis, ink: Ink) -> str:
 def _screen(case: Case, ink: Ink) -> str:
     parts = [_head(case, ink)]
     report = case.report
-    if report is not None:
-        parts.append(_picture(report, ink))
+    picture = _picture(case, ink)
+    if picture:
+        parts.append(picture)
     sentences = _sentences(case)
     if sentences:
         parts.append(sentences)
@@ -120,8 +121,8 @@ def _head(case: Case, ink: Ink) -> str:
     else:
         title = ink(who, "bold")
     facts = []
-    if case.report is not None and case.report.name:
-        facts.append(case.report.name)
+    if case.device_name:
+        facts.append(case.device_name)
     if case.torch_version:
         facts.append(f"torch {case.torch_version}")
     if case.dump:
@@ -131,20 +132,25 @@ def _head(case: Case, ink: Ink) -> str:
     return title + ("\n" + ink(", ".join(facts), "dim") if facts else "")
 
 
-def _picture(report: DeviceReport, ink: Ink) -> str:
+def _picture(case: Case, ink: Ink) -> str:
     """The device's memory by owner. Rows sum to the capacity, where it is known."""
-    account = report.account
+    report, account = case.report, case.account
+    if account is None:
+        return ""
     whole = account.total or account.reserved
     in_use = account.allocated + account.pending
     unallocated = account.free_default + account.free_private
-    basis: Basis = "derived" if report.counted_back else "recorded"
+    basis: Basis = "derived" if report is not None and report.counted_back else "recorded"
     rows: list[tuple[str, int, str, Basis, str]] = [
         ("allocated", in_use, "live tensors", basis, "blue"),
     ]
     if unallocated:
-        note = f"{report.holes:,} holes" if report.hole_bytes else "cached"
-        largest = max(c.largest_free for c in report.compartments)
-        note = "" if report.counted_back else f"{note}, max {_size(largest)}"
+        note = "reserved, not allocated"
+        if report is not None:
+            holes = "1 hole" if report.holes == 1 else f"{report.holes:,} holes"
+            largest = max(c.largest_free for c in report.compartments)
+            note = f"{holes if report.hole_bytes else 'cached'}, max {_size(largest)}"
+            note = "" if report.counted_back else note
         rows.append(("free in pools", unallocated, note, basis, "yellow"))
     if account.not_pytorch is not None:
         note = "context, NCCL, others"

@@ -315,6 +315,68 @@ def test_a_snapshot_that_cannot_be_read_leaves_its_line(run: Path) -> None:
     assert any("0001-oom.pickle" in problem for problem in found.problems)
 
 
+@pytest.mark.parametrize("how", ["truncated", "missing", "null"])
+def test_without_a_snapshot_torchs_counters_still_speak(run: Path, how: str) -> None:
+    launcher = add_launcher(run, nvml=(sample(101.0, 24 * GIB, {7: 22 * GIB, 99: GIB}),))
+    process = add_process(run, 7, launcher=launcher)
+    add_dump(process, _full(18 * GIB, 3 * GIB), free=100 * MIB, requested=GIB)
+    if how == "truncated":
+        (process / "0001-oom.pickle").write_bytes(b"\x80\x04}")
+    else:
+        (process / "0001-oom.pickle").unlink()
+    if how == "null":
+        path = process / "0001-oom.json"
+        document = {**json.loads(path.read_text()), "snapshot": None, "snapshot_error": "no memory for it"}
+        path.write_text(json.dumps(document))
+    case = _only(run)
+    account = case.account
+    assert account is not None
+    assert (account.total, account.reserved, account.allocated) == (24 * GIB, 21 * GIB, 18 * GIB)
+    assert (account.free, account.free_default) == (100 * MIB, 3 * GIB)
+    assert account.not_pytorch == 3 * GIB - 100 * MIB
+    assert case.diagnosis.verdict == "fragmentation"
+    assert case.diagnosis.facts.other_processes != ()
+    assert [remedy.id for remedy in case.diagnosis.remedies][0] == "expandable-segments"
+    assert case.next is not None
+    said = next(f.summary for f in case.diagnosis.findings if f.id == "no-snapshot")
+    assert {"truncated": "cannot be read", "missing": "is missing", "null": "no memory for it"}[how] in said
+
+
+def test_an_oom_known_by_its_line_alone(run: Path) -> None:
+    add_launcher(run, nvml=(sample(100.0, 24 * GIB, {}),))
+    line = {
+        "t": 102.0, "count": 1, "device": 0, "requested_bytes": GIB, "limit_bytes": 24 * GIB,
+        "free_bytes": MIB, "allocated_bytes": 20 * GIB, "reserved_bytes": 23 * GIB, "snapshot": None,
+    }  # fmt: skip
+    add_oom_line(add_process(run, 7), line)
+    case = _only(run)
+    assert case.diagnosis.verdict == "fragmentation"
+    assert case.account is not None
+    assert (case.account.total, case.account.free_default) == (24 * GIB, 3 * GIB)
+
+
+def test_a_state_without_a_snapshot(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(process, ordinary(), reason="exit")
+    (process / "0001-exit.pickle").write_bytes(b"")
+    (state,) = diagnose_run(str(run)).states
+    assert state.account is not None
+    assert state.account.reserved == 22 * MIB
+    assert state.diagnosis.facts.kind == "state"
+
+
+def test_settings_of_the_native_allocator_are_not_advised_to_another(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(
+        process,
+        _full(18 * GIB, 3 * GIB),
+        free=100 * MIB,
+        requested=GIB,
+        settings={"backend": "cudaMallocAsync"},
+    )
+    assert [remedy.id for remedy in _only(run).diagnosis.remedies] == ["native-backend"]
+
+
 def test_no_oom_shows_the_state_at_exit(run: Path) -> None:
     process = add_process(run, 7, rank=0)
     add_dump(process, ordinary(), reason="exit")

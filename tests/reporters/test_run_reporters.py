@@ -129,3 +129,13 @@ def test_explain_tells_a_snapshot_from_a_text_by_content(tmp_path: Path) -> None
     ):
         path.write_text(text)
         assert "state that it holds" not in CliRunner().invoke(group, ["explain", str(path)]).output
+
+
+def test_without_a_snapshot_the_picture_is_shown(run: Path) -> None:
+    for path in run.rglob("0001-oom.pickle"):
+        path.write_bytes(b"\x80\x04}")
+    text = run_text.render(diagnose_run(str(run)), Ink(False))
+    assert "allocated" in text
+    assert "free in pools" in text
+    assert "capacity" in text
+    assert "Next, to see" in text or "Try" in text
