@@ -10,6 +10,7 @@ from typing import BinaryIO, Optional
 
 import click
 
+from oomdoctor.cli.output import write
 from oomdoctor.errors import EmptyInput, ForeignInput, InputError, OomdoctorError, UsageError
 from oomdoctor.message.reader import Reading, read_stream
 
@@ -96,25 +97,14 @@ def _show(reading: Reading, where: str, as_json: bool) -> None:
     if as_json:
         from oomdoctor.reporters import explain_json
 
-        _write(explain_json.render(diagnoses))
+        write(explain_json.render(diagnoses))
     if not diagnoses:
         raise _nothing(reading, where)
     if not as_json:
         from oomdoctor.reporters import explain_text
         from oomdoctor.reporters.ink import ink_for
 
-        _write(explain_text.render(diagnoses, ink_for(sys.stdout)))
-
-
-def _write(text: str) -> None:
-    """To standard output, whatever it can encode."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        plain = text.translate({ord("█"): "#", ord("−"): "-", ord("×"): "x", ord("’"): "'"})
-        text = plain.encode(encoding, errors="replace").decode(encoding)
-    click.echo(text)
+        write(explain_text.render(diagnoses, ink_for(sys.stdout)))
 
 
 def _nothing(reading: Reading, where: str) -> OomdoctorError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
 import zlib
 
-import click
+from oomdoctor.cli.output import write
+from oomdoctor.errors import EmptyInput
 
 # A snapshot as JSON begins with one of its few keys; a log of JSON lines does not.
 _JSON_SNAPSHOT = re.compile(
@@ -37,19 +39,24 @@ def show(path: str, as_json: bool) -> None:
     """Explain a run folder, or a single snapshot file, on standard output.
 
     Raises:
-        InputError: it is neither, or cannot be read.
+        InputError: it is neither, cannot be read, or nothing was recorded in it.
     """
     from oomdoctor.diagnosis.run import diagnose_run, diagnose_snapshot
 
-    run = diagnose_run(path) if os.path.isdir(path) else diagnose_snapshot(path)
+    try:
+        run = diagnose_run(path) if os.path.isdir(path) else diagnose_snapshot(path)
+    except EmptyInput:
+        if as_json:
+            from oomdoctor.reporters import run_json
+
+            write(json.dumps(run_json.nothing(path), indent=2))
+        raise
     if as_json:
         from oomdoctor.reporters import run_json
 
-        click.echo(run_json.render(run))
+        write(run_json.render(run))
         return
     from oomdoctor.reporters import run_text
     from oomdoctor.reporters.ink import ink_for
 
-    text = run_text.render(run, ink_for(sys.stdout))
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, errors="replace").decode(encoding))
+    write(run_text.render(run, ink_for(sys.stdout)))

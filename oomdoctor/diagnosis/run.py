@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,11 +14,12 @@ from oomdoctor.diagnosis.device_report import DeviceReport, report_device
 from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts, OtherProcess, Remedy, Verdict
 from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account, account_without_snapshot
+from oomdoctor.diagnosis.run_ended import Ended, ended
 from oomdoctor.diagnosis.run_remedies import Program, exact_size, next_command, remedies_for
 from oomdoctor.diagnosis.run_verdict import judge
 from oomdoctor.diagnosis.settings_lint import lint_settings
 from oomdoctor.diagnosis.state import DEFAULT_POOL
-from oomdoctor.errors import InputError
+from oomdoctor.errors import EmptyInput, InputError
 from oomdoctor.run.documents import integer, mapping, number, objects, text, texts
 from oomdoctor.run.folder import Dump, Process, RunFolder
 from oomdoctor.snapshot import Snapshot, read_snapshot
@@ -27,6 +29,9 @@ Json = dict[str, Any]
 
 _WORTH_A_POOL = 32 * MIB
 """Snapshots that together are smaller than this are read before other processes have started."""
+
+_NOT_ASKED = "not asked yet"
+"""What a launcher that was killed early left as the reason why there are no samples: no reason."""
 
 _MOST_WORKERS = 8
 """Reading takes eight times a snapshot's size in memory while it lasts."""
@@ -78,7 +83,7 @@ class RunDiagnosis:
         problems: what could not be read, or what the recorder said.
         processes: how many were recorded.
         command: what was run; empty where nobody knows.
-        next: the next command where no OOM names one.
+        ended: processes without a snapshot of their end, and what is known of it.
     """
 
     path: str
@@ -87,6 +92,7 @@ class RunDiagnosis:
     problems: tuple[str, ...]
     processes: int
     command: tuple[str, ...] = ()
+    ended: tuple[Ended, ...] = ()
 
     @property
     def ooms(self) -> tuple[Case, ...]:
@@ -101,9 +107,11 @@ def diagnose_run(path: str) -> RunDiagnosis:
     """Read a run folder and understand it.
 
     Raises:
-        InputError: it is no run folder, or empty (see :meth:`RunFolder.open`).
+        InputError: it is no run folder, or no process was recorded (see :meth:`RunFolder.open`).
     """
     run = RunFolder.open(path)
+    if not run.processes:
+        raise _no_process(run)
     problems = list(run.problems)
     cases: list[Case] = []
     for process, (found, its_problems) in zip(run.processes, _of_each_process(run)):
@@ -116,7 +124,7 @@ def diagnose_run(path: str) -> RunDiagnosis:
     for launcher in run.launchers:
         problems += [f"the launcher says: {note}" for note in texts(launcher.document, "notes")]
         why = text(mapping(launcher.document, "nvml"), "why")
-        if why:
+        if why and why != _NOT_ASKED:
             problems.append(f"no NVML samples: {why}")
     return RunDiagnosis(
         path=path,
@@ -125,6 +133,26 @@ def diagnose_run(path: str) -> RunDiagnosis:
         problems=tuple(dict.fromkeys(problems)),
         processes=len(run.processes),
         command=tuple(launchers[0].command) if launchers else (),
+        ended=tuple(filter(None, (ended(run, process, _called(process)) for process in run.processes))),
+    )
+
+
+def _no_process(run: RunFolder) -> EmptyInput:
+    """Why there is nothing to explain: what the launchers said, else how their commands ended."""
+    said = [note for launcher in run.launchers for note in texts(launcher.document, "notes")]
+    for launcher in [] if said else run.launchers:
+        code = integer(launcher.document, "returncode")
+        command = shlex.join(launcher.command) or launcher.name
+        said.append(
+            f"`{command}` " + (f"ended with {code}" if code is not None else "has not ended, or was killed")
+        )
+    return EmptyInput(
+        "no process was recorded",
+        where=run.path,
+        why="; ".join(dict.fromkeys(said))
+        + ". Only a Python process that uses CUDA through torch is recorded.",
+        next_step="check that the command does, and inherits PYTHONPATH (sudo, containers and `python -I` "
+        "drop it): oomdoctor env",
     )
 
 
@@ -420,8 +448,8 @@ def _no_snapshot(dump: Optional[Dump], line: Json) -> Finding:
         reason = "the first ones and the last are kept"
     return Finding(
         "no-snapshot",
-        f"There is no snapshot of this one: {_first_sentence(reason)}. The figures are torch's counters; which "
-        "pools and holes the free memory lies in is not known.",
+        f"There is no snapshot of this one: {_first_sentence(reason)}. The figures are torch's counters; "
+        "which pools and holes the free memory lies in is not known.",
         "recorded",
         None,
         {"reason": reason},

@@ -2,7 +2,7 @@
 
 Sizes are bytes. Added to each entry of ``ooms``: ``state``, ``process``, ``dump``, ``torch_version``,
 ``next``. Added at the top: ``run``, ``problems``, and ``states``, entries of the same form for processes
-without an OOM.
+without an OOM (their ``kind`` is "state"), and ``ended``: processes that left no snapshot of their end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Optional
 from oomdoctor.diagnosis.by_stack import Place
 from oomdoctor.diagnosis.device_report import DeviceReport
 from oomdoctor.diagnosis.run import Case, RunDiagnosis
+from oomdoctor.diagnosis.run_ended import Ended
 from oomdoctor.diagnosis.state import Compartment
 from oomdoctor.reporters import explain_json
 
@@ -29,6 +30,29 @@ def document(run: RunDiagnosis) -> Json:
         "states": [{**entry, **_added(case)} for entry, case in zip(states["ooms"], run.states)],
         "run": {"path": run.path, "processes": run.processes, "command": list(run.command)},
         "problems": list(run.problems),
+        "ended": [_ended(one) for one in run.ended],
+    }
+
+
+def nothing(path: str) -> Json:
+    """The document of a run folder in which nothing was recorded."""
+    run = {"path": path, "processes": 0, "command": []}
+    return {**explain_json.document([]), "states": [], "run": run, "problems": [], "ended": []}
+
+
+def _ended(one: Ended) -> Json:
+    return {
+        "process": one.process,
+        "pid": one.pid,
+        "rank": one.rank,
+        "host": one.host,
+        "returncode": one.returncode,
+        "runs": one.runs,
+        "findings": [
+            {"id": f.id, "summary": f.summary, "basis": f.basis, "bytes": f.bytes, "evidence": f.evidence}
+            for f in one.findings
+        ],
+        "next": one.next,
     }
 
 

@@ -10,6 +10,7 @@ from oomdoctor.diagnosis.device_report import DeviceReport
 from oomdoctor.diagnosis.frames import frame_text, short_path
 from oomdoctor.diagnosis.model import Basis, Finding, Verdict
 from oomdoctor.diagnosis.run import Case, RunDiagnosis
+from oomdoctor.diagnosis.run_ended import Ended
 from oomdoctor.diagnosis.state import Compartment
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.units import GIB, format_bytes
@@ -43,9 +44,20 @@ def render(run: RunDiagnosis, ink: Ink) -> str:
     parts += [_screen(case, ink) for case in shown[:_SCREENS]]
     if len(shown) > _SCREENS:
         parts.append(f"{len(shown) - _SCREENS} more: --json has all of them.")
+    parts += [_ended(one, ink) for one in run.ended[:_SCREENS]]
+    if len(run.ended) > _SCREENS:
+        parts.append(f"{len(run.ended) - _SCREENS} more left no snapshot: --json has all of them.")
     if run.problems:
         parts.append(_problems(run.problems, ink))
     return "\n\n".join(parts)
+
+
+def _ended(one: Ended, ink: Ink) -> str:
+    first, *more = one.findings
+    parts = [textwrap.fill(first.summary, WIDTH), *(_bullet(f.summary, f.basis) for f in more)]
+    if one.next:
+        parts += ["", ink("Next", "bold"), f"  {one.next}"]
+    return "\n".join(parts)
 
 
 def _worth_showing(run: RunDiagnosis) -> list[Case]:
@@ -63,8 +75,6 @@ def _worth_showing(run: RunDiagnosis) -> list[Case]:
 def _nothing_failed(run: RunDiagnosis, ink: Ink) -> str:
     if not run.is_run:
         return ink("No out-of-memory error in this snapshot; this is the state that it holds.", "bold")
-    if not run.processes:
-        return ink("No process was recorded.", "bold")
     if not run.states:
         return ink("No out-of-memory error was recorded, and no snapshot.", "bold")
     return ink("No out-of-memory error was recorded; this is the state at the last snapshot.", "bold")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +337,7 @@ def test_without_a_snapshot_torchs_counters_still_speak(run: Path, how: str) -> 
     assert account.not_pytorch == 3 * GIB - 100 * MIB
     assert case.diagnosis.verdict == "fragmentation"
     assert case.diagnosis.facts.other_processes != ()
-    assert [remedy.id for remedy in case.diagnosis.remedies][0] == "expandable-segments"
+    assert case.diagnosis.remedies[0].id == "expandable-segments"
     assert case.next is not None
     said = next(f.summary for f in case.diagnosis.findings if f.id == "no-snapshot")
     assert {"truncated": "cannot be read", "missing": "is missing", "null": "no memory for it"}[how] in said
@@ -412,6 +413,62 @@ def test_what_the_recorder_and_launcher_say(run: Path) -> None:
 def test_an_empty_run(tmp_path: Path) -> None:
     with pytest.raises(EmptyInput):
         diagnose_run(str(make_run(tmp_path)))
+
+
+def test_a_killed_process_is_told(run: Path) -> None:
+    launcher = add_launcher(run, returncode=-9, nvml=(sample(100.0, 24 * GIB, {7: 20 * GIB}),))
+    add_process(run, 7, rank=3, launcher=launcher)
+    (one,) = diagnose_run(str(run)).ended
+    said = " ".join(finding.summary for finding in one.findings)
+    assert (one.pid, one.rank, one.returncode, one.runs) == (7, 3, -9, False)
+    for words in ("ank 3, pid 7, on node1, left no snapshot", "-9, by SIGKILL", "20.00 GiB of GPU 0"):
+        assert words in said
+    assert one.next is not None
+    assert one.next.startswith("dmesg")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(137, "SIGKILL"), (-11, "SIGSEGV"), (3, "ended with 3; the process")]
+)
+def test_other_ends_of_the_command(run: Path, code: int, words: str) -> None:
+    add_process(run, 7, launcher=add_launcher(run, returncode=code))
+    (one,) = diagnose_run(str(run)).ended
+    assert words in one.findings[0].summary
+
+
+def test_a_process_that_still_runs_is_asked_for_a_snapshot(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = add_launcher(run, returncode=None, nvml=())
+    add_process(run, os.getpid(), launcher=launcher)
+    monkeypatch.setattr("socket.gethostname", lambda: "node1")
+    (one,) = diagnose_run(str(run)).ended
+    assert one.runs is True
+    assert one.next == f"oomdoctor dump {run}"
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    (one,) = diagnose_run(str(run)).ended
+    assert one.runs is None, "nobody here can tell"
+
+
+def test_a_process_with_a_last_snapshot_is_not_called_killed(run: Path) -> None:
+    add_dump(add_process(run, 7, launcher=add_launcher(run)), ordinary(), reason="exit")
+    assert diagnose_run(str(run)).ended == ()
+
+
+def test_why_no_process_was_recorded(run: Path) -> None:
+    add_launcher(run, notes=["python -I ignores PYTHONPATH"], nvml=())
+    with pytest.raises(EmptyInput) as found:
+        diagnose_run(str(run))
+    assert "python -I ignores PYTHONPATH" in str(found.value)
+
+
+def test_a_launcher_that_was_killed_early_gives_no_reason(run: Path) -> None:
+    add_process(run, 7, launcher=add_launcher(run))
+    path = next(run.rglob("launcher.json"))
+    document = json.loads(path.read_text())
+    document["nvml"] = {"available": False, "why": "not asked yet", "samples": 0}
+    path.write_text(json.dumps(document))
+    assert not any("not asked yet" in problem for problem in diagnose_run(str(run)).problems)
 
 
 def test_a_bare_snapshot_taken_at_and_after_the_oom(tmp_path: Path) -> None:

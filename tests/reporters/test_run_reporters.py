@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 
 from oomdoctor.cli import group
 from oomdoctor.diagnosis.run import diagnose_run
+from oomdoctor.errors import EmptyInput
 from oomdoctor.reporters import run_json, run_text
 from oomdoctor.reporters.ink import Ink
 from tests.run.building import GIB, add_dump, add_launcher, add_process, make_run
@@ -123,6 +127,7 @@ def test_explain_tells_a_snapshot_from_a_text_by_content(tmp_path: Path) -> None
         found = json.loads(result.stdout)
         assert found["count"] == 0
         assert found["states"][0]["reserved_bytes"] == MIB
+        assert found["states"][0]["kind"] == "state"
     for text in (
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB.",
         '{"level": "info"}',
@@ -139,3 +144,33 @@ def test_without_a_snapshot_the_picture_is_shown(run: Path) -> None:
     assert "free in pools" in text
     assert "capacity" in text
     assert "Next, to see" in text or "Try" in text
+
+
+def test_nothing_recorded_exits_1_and_a_state_0(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run")
+    add_launcher(made)
+    result = CliRunner().invoke(group, ["explain", str(made), "--json"])
+    assert isinstance(result.exception, EmptyInput)
+    assert json.loads(result.stdout)["count"] == 0
+    process = add_process(made, 7)
+    result = CliRunner().invoke(group, ["explain", str(made)])
+    assert result.exit_code == 0, result.output
+    assert "Pid 7, on node1, left no snapshot" in result.stdout
+    add_dump(process, snapshot(segment(0, live(MIB))), reason="exit")
+    assert CliRunner().invoke(group, ["explain", str(made)]).exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_is_one_message_and_a_closed_pipe_none(run: Path, more: list[str]) -> None:
+    command = [sys.executable, "-m", "oomdoctor", "explain", str(run), *more]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("oomdoctor: standard output: cannot write the answer")
+    assert "Traceback" not in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
