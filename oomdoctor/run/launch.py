@@ -231,10 +231,13 @@ def run_command(
         signal.signal(signal.SIGCHLD, child_handler)
     heard = ear.close()
     launcher.document["nvml"] = sampler.as_json()
-    notes = summary.failures(heard) + launcher.problems
+    notes = summary.troubles(heard, emulated is not None) + summary.failures(heard) + launcher.problems
     launcher.document["notes"] = notes
     _end(launcher, returncode)
-    for line in summary.lines(command, folder, launcher.name, heard, notes + launcher.problems, sampler):
+    problems = notes + launcher.problems
+    for line in summary.lines(
+        command, folder, launcher.name, heard, problems, sampler, emulated is not None, returncode
+    ):
         say(line)
     return returncode
 

@@ -23,19 +23,41 @@ class Heard:
     pythons: int = 0
     old: list[str] = field(default_factory=list)  # versions of Python that are too old to be recorded
     torch: list[str] = field(default_factory=list)  # "VERSION CUDA", distinct
+    # By pid, what began and has not come to its end: torch's import, and CUDA's initialization. The text has
+    # the allocator variables as they were set.
+    importing: dict[str, str] = field(default_factory=dict)
+    initializing: dict[str, str] = field(default_factory=dict)
+    # By pid, what torch said, and the same variables.
+    import_failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    cuda_failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     cuda: int = 0
     dumped: int = 0
     failures: dict[str, int] = field(default_factory=dict)  # text -> how often
 
     def take(self, line: str) -> None:
         kind, _, rest = line.partition("\t")
-        text = "".join(c for c in rest.partition("\t")[2] if c.isprintable())
+        pid, _, text = rest.partition("\t")
+        text = "".join(c for c in text if c.isprintable())
         if kind == "python":
             self.pythons += 1
         elif kind == "old" and text not in self.old:
             self.old.append(text)
-        elif kind == "torch" and text not in self.torch:
-            self.torch.append(text)
+        elif kind == "importing":
+            self.importing[pid] = text
+        elif kind == "torch-failed":
+            self.import_failures[pid] = (text, self.importing.pop(pid, ""))
+        elif kind == "torch":
+            self.importing.pop(pid, None)
+            self.import_failures.pop(pid, None)
+            if text not in self.torch:
+                self.torch.append(text)
+        elif kind == "cuda-begins":
+            self.initializing[pid] = text
+        elif kind == "cuda-failed":
+            self.cuda_failures[pid] = (text, self.initializing.pop(pid, ""))
+        elif kind == "cuda-runs":
+            self.initializing.pop(pid, None)
+            self.cuda_failures.pop(pid, None)
         elif kind == "cuda":
             self.cuda += 1
         elif kind == "dumped":

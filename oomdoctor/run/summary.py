@@ -73,6 +73,40 @@ def failures(heard: Heard) -> list[str]:
     return [text if count == 1 else f"{text} ({count} times)" for text, count in heard.failures.items()]
 
 
+def troubles(heard: Heard, emulated: bool = False) -> list[str]:
+    """What kept torch or CUDA from starting, each once, with what to do."""
+    told: list[str] = []
+    for error, settings in heard.import_failures.values():
+        told.append(f"torch could not be imported: {error.rstrip('.')}{_settings_to_blame(settings)}")
+    for settings in heard.importing.values():
+        told.append(
+            "Python ended while it imported torch"
+            + (_settings_to_blame(settings) or ": what the command printed says why")
+        )
+    unknown = [("what the command printed says why", settings) for settings in heard.initializing.values()]
+    for error, settings in [*heard.cuda_failures.values(), *unknown]:
+        told.append(
+            f"CUDA could not be initialized: {error.rstrip('.')}"
+            + (_settings_to_blame(settings) or _devices_to_blame(emulated))
+        )
+    return list(dict.fromkeys(told))
+
+
+def _settings_to_blame(settings: str) -> str:
+    """What to do where one of the allocator's variables is set, which torch reads at these moments."""
+    if not settings:
+        return ""
+    form = " (torch wants KEY:VALUE,KEY:VALUE)" if "=" in settings.partition("=")[2] else ""
+    return f"; {settings} is set: if torch does not take it, correct it{form} or unset it"
+
+
+def _devices_to_blame(emulated: bool) -> str:
+    if emulated:
+        return "; the emulated devices are known by the environment: the program must not clear it"
+    return "; nvidia-smi shows whether driver and devices are well, CUDA_VISIBLE_DEVICES may hide them"
+
+
+_EMULATOR_FATAL = 70  # the exit code of `fatal` in emulator/device/state.c
 _REMEDIES = (
     (r"No space left|Disk quota|File too large|ENOSPC", "free some space, or record to another disk with -o"),
     (r"Read-only|Permission denied|not permitted", "record to a folder that the command may write, with -o"),
@@ -111,12 +145,22 @@ def ignores_python_path(command: Sequence[str]) -> Optional[str]:
     return None
 
 
-def why_nothing(command: Sequence[str], heard: Heard, listening: bool = True) -> str:
+def why_nothing(
+    command: Sequence[str], heard: Heard, listening: bool = True, emulated: bool = False, returncode: int = 0
+) -> str:
     """Why no process recorded anything: the step on the way that was not reached."""
     if heard.cuda:
         return "CUDA was initialized, but nothing could be written"
+    trouble = troubles(heard, emulated)
+    if trouble:
+        return trouble[0]
     if any(not text.endswith(" none") for text in heard.torch):
-        return "torch was imported, but CUDA was never initialized: no tensor went to a GPU"
+        never = "torch was imported, but CUDA was never initialized"
+        if returncode == 0:
+            return f"{never}: no tensor went to a GPU"
+        return f"{never}: the command ended before, with {_ending(returncode)}" + (
+            _devices_to_blame(True) if emulated and returncode == _EMULATOR_FATAL else ""
+        )
     if heard.torch:
         version = heard.torch[0].split(" ")[0]
         return f"torch {version} is a build without CUDA: install one with CUDA, or try `oomdoctor rehearse`"
@@ -139,6 +183,10 @@ def why_nothing(command: Sequence[str], heard: Heard, listening: bool = True) ->
     )
 
 
+def _ending(returncode: int) -> str:
+    return f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+
+
 def _many(count: int, one: str, more: str) -> str:
     return f"{count} {one if count == 1 else more}"
 
@@ -150,6 +198,8 @@ def lines(
     heard: Heard,
     problems: Sequence[str],
     sampler: Sampler,
+    emulated: bool = False,
+    returncode: int = 0,
 ) -> list[str]:
     """The lines told at the end, the next command last."""
     found = recorded(folder, launcher)
@@ -162,7 +212,9 @@ def lines(
             f" {_many(found.ooms, 'out-of-memory error', 'out-of-memory errors')} in {shown}"
         )
     else:
-        told.append(f"nothing was recorded: {why_nothing(command, heard)}")
+        why = why_nothing(command, heard, emulated=emulated, returncode=returncode)
+        told.append(f"nothing was recorded: {why}")
+        problems = [problem for problem in problems if problem != why]
     for name in found.silent:
         told.append(f"{name} left no snapshot: it was killed before it could (SIGKILL, or a crash)")
     if found.running:

@@ -287,6 +287,71 @@ def test_nothing_recorded_is_told_why(
     assert len(told) == 1, "NVML and the next command are nobody's business here"
 
 
+CONF = "PYTORCH_CUDA_ALLOC_CONF"
+CAUGHT = "import torch\ntry: torch.empty(1)\nexcept ValueError: pass"
+NO_START = [
+    ("import torch", "import-error", {}, ["torch could not be imported: ImportError: libcudnn.so.9"], 1),
+    ("import torch", "import-abort", {}, ["ended while it imported torch"], -signal.SIGABRT),
+    (
+        "import torch",
+        "import-abort",
+        {CONF: "expandable_segments=True"},
+        [f"{CONF}=expandable_segments=True is set", "KEY:VALUE"],
+        -signal.SIGABRT,
+    ),
+    (
+        "import torch; torch.empty(1)",
+        "no-cuda",
+        {CONF: "expandable_segment:True"},
+        [
+            "CUDA could not be initialized: ValueError: Unrecognized key 'expandable_segment'",
+            f"{CONF}=expandable_segment:True is set",
+        ],
+        1,
+    ),
+    (CAUGHT, "no-cuda", {}, ["CUDA could not be initialized: what the command printed", "nvidia-smi"], 0),
+]
+
+
+@pytest.mark.parametrize(("source", "odd", "env", "words", "code"), NO_START)
+def test_a_torch_that_does_not_start_is_told(
+    trace: Trace, tmp_path: Path, source: str, odd: str, env: dict[str, str], words: list[str], code: int
+) -> None:
+    done = trace(sys.executable, "-c", source, env={"FAKE_TORCH": odd, **env})
+    assert done.returncode == code
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("oomdoctor: ")]
+    (launcher,) = (tmp_path / "run").glob("launchers/*/launcher.json")
+    notes = json.loads(launcher.read_text())["notes"]
+    assert notes == [told.partition("nothing was recorded: ")[2]]
+    for word in words:
+        assert word in told
+    assert "_oomdoctor_recorder/start.py" not in done.stderr
+
+
+def test_a_command_that_failed_before_cuda_is_not_said_to_need_none() -> None:
+    heard = Heard()
+    heard.take("torch\t12\t2.99.0 12.6")
+    assert "no tensor" in summary.why_nothing(["x"], heard)
+    assert "no tensor" not in summary.why_nothing(["x"], heard, returncode=1)
+    assert "ended before, with exit code 1" in summary.why_nothing(["x"], heard, returncode=1)
+    assert "must not clear it" in summary.why_nothing(["x"], heard, emulated=True, returncode=70)
+    heard.take("cuda-begins\t12\t")
+    assert "CUDA could not be initialized" in summary.why_nothing(["x"], heard, emulated=True)
+
+
+def test_how_the_command_ended_is_told(trace: Trace) -> None:
+    done = trace(sys.executable, "-c", "import torch; raise SystemExit(4)")
+    assert "CUDA was never initialized: the command ended before, with exit code 4" in done.stderr
+
+
+def test_a_cuda_that_starts_at_the_second_try(trace: Trace) -> None:
+    source = f"{CAUGHT}\ntorch.ODD.clear(); torch.empty(1); print(torch._C._cuda_init)"
+    done = trace(sys.executable, "-c", source, env={"FAKE_TORCH": "no-cuda"})
+    assert "recorded 1 process" in done.stderr
+    assert "could not" not in done.stderr
+    assert done.stdout.startswith("<function _C._cuda_init")
+
+
 def test_a_python_too_old_is_named() -> None:
     heard = Heard()
     heard.take("old\t12\t3.6")

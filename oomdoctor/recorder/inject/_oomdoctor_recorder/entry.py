@@ -84,13 +84,24 @@ def _call_after(loader: "Any") -> None:
     execute = loader.exec_module
 
     def exec_module(module: "Any") -> None:
+        # An allocator setting that torch cannot read may abort the process in here.
+        report.send("importing", allocator_settings())
         try:
             execute(module)
+        except BaseException as error:
+            report.send("torch-failed", type(error).__name__ + ": " + str(error))
+            raise
         finally:
             loader.__dict__.pop("exec_module", None)
         _torch_is_here(module)
 
     loader.exec_module = exec_module
+
+
+def allocator_settings() -> str:
+    """The variables that torch reads, as one line."""
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    return " ".join(name + "=" + os.environ[name] for name in names if name in os.environ)
 
 
 def _torch_is_here(torch: "Any") -> None:

@@ -2,12 +2,17 @@
 
 ``FAKE_TORCH`` (words, separated by commas) makes it odd: "cpu" a build without CUDA, "2.0" the functions of
 that version, "no-history", "no-observer", "no-snapshot" functions that raise, "bare" functions that are not
-there, "slow=SECONDS" a snapshot that takes its time, "entries=N" so many events.
+there, "import-error", "import-abort" an import that fails,
+"no-cuda" a CUDA that cannot be initialized, "slow=SECONDS" a snapshot that takes its time, "entries=N" so many events.
 """
 
 import os
 
 ODD = [word for word in os.environ.get("FAKE_TORCH", "").split(",") if word]
+if "import-error" in ODD:
+    raise ImportError("libcudnn.so.9: cannot open shared object file")
+if "import-abort" in ODD:
+    os.abort()
 __version__ = "2.0.1" if "2.0" in ODD else "2.99.0"
 
 
@@ -24,6 +29,11 @@ _observers: list = []
 
 
 class _C:
+    @staticmethod
+    def _cuda_init():
+        if "no-cuda" in ODD:
+            raise ValueError("Unrecognized key 'expandable_segment' in CUDA allocator config.")
+
     @staticmethod
     def _cuda_attach_out_of_memory_observer(observer):
         if "no-observer" in ODD:

@@ -24,6 +24,7 @@ def _lazy_init():
     global _initialized
     if _initialized:
         return
+    torch._C._cuda_init()
     for call in _queued_calls:
         call()
     _initialized = True
