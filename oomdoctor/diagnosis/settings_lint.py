@@ -13,6 +13,7 @@ from oomdoctor.diagnosis.settings_text import (
     LEGACY,
     effective_variable,
     parse_options,
+    took_effect,
     version_of,
 )
 from oomdoctor.units import MIB
@@ -42,8 +43,8 @@ def lint_settings(
         backend: "native", "cudaMallocAsync" or another.
     """
     version = version_of(torch_version)
-    found = _names(asked, version, torch_version, is_hip)
-    winner = effective_variable(version, asked)
+    found = _names(asked, version, torch_version, is_hip, in_effect)
+    winner = effective_variable(version, asked, in_effect)
     options = parse_options(asked[winner]) if winner else {}
     found += _misspelt_options(options, winner)
     if in_effect is not None and winner is not None:
@@ -73,7 +74,11 @@ def lint_settings(
 
 
 def _names(
-    asked: dict[str, str], version: Optional[tuple[int, int]], torch_version: Optional[str], is_hip: bool
+    asked: dict[str, str],
+    version: Optional[tuple[int, int]],
+    torch_version: Optional[str],
+    is_hip: bool,
+    in_effect: Optional[dict[str, Any]],
 ) -> list[Finding]:
     found = []
     known = (LEGACY, GENERIC, HIP)
@@ -81,7 +86,7 @@ def _names(
         if name in known or name in _OTHER_KNOWN or name.startswith(_NOT_OURS):
             continue
         near = difflib.get_close_matches(name.upper(), (*known, _OFF_SWITCH), 1, 0.75)
-        if near:
+        if near and not took_effect(value, in_effect):
             found.append(
                 Finding(
                     "variable-misspelt",
@@ -91,7 +96,8 @@ def _names(
                     {"variable": name, "value": value, "meant": near[0]},
                 )
             )
-    if GENERIC in asked and version is not None and version < (2, 10) and not is_hip:
+    generic_read = took_effect(asked.get(GENERIC, ""), in_effect) and LEGACY not in asked
+    if GENERIC in asked and version is not None and version < (2, 10) and not is_hip and not generic_read:
         found.append(
             Finding(
                 "variable-ignored",
@@ -111,7 +117,8 @@ def _names(
                 {LEGACY: asked[LEGACY], GENERIC: asked[GENERIC]},
             )
         )
-    if HIP in asked and not is_hip and version is not None:
+    hip_read = took_effect(asked.get(HIP, ""), in_effect) and LEGACY not in asked
+    if HIP in asked and not is_hip and version is not None and not hip_read:
         found.append(
             Finding(
                 "variable-ignored",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
+from typing import Any, Optional
 
 LEGACY = "PYTORCH_CUDA_ALLOC_CONF"
 GENERIC = "PYTORCH_ALLOC_CONF"
@@ -59,11 +59,43 @@ def variable_for(version: Optional[tuple[int, int]], asked: dict[str, str], *, i
     return GENERIC if version == (2, 10) or GENERIC in asked else LEGACY
 
 
-def effective_variable(version: Optional[tuple[int, int]], asked: dict[str, str]) -> Optional[str]:
-    """Which of the variables that were set takes effect; None where none does."""
+def effective_variable(
+    version: Optional[tuple[int, int]], asked: dict[str, str], in_effect: Optional[dict[str, Any]] = None
+) -> Optional[str]:
+    """Which of the variables that were set takes effect; None where none does.
+
+    Args:
+        in_effect: the snapshot's ``allocator_settings``; what they show comes before what a release should do.
+    """
     for name in (LEGACY, HIP):
         if name in asked:
             return name
-    if GENERIC in asked and (version is None or version >= (2, 10)):
+    if GENERIC in asked and (version is None or version >= (2, 10) or took_effect(asked[GENERIC], in_effect)):
         return GENERIC
     return None
+
+
+def took_effect(conf: str, in_effect: Optional[dict[str, Any]]) -> bool:
+    """Whether the settings in effect show that these were read: the text itself, or a value that is no default."""
+    if not in_effect or not conf:
+        return False
+    if in_effect.get("PYTORCH_CUDA_ALLOC_CONF") == conf:
+        return True
+    options = parse_options(conf)
+    shown = [
+        in_effect.get("expandable_segments") is True
+        and options.get("expandable_segments", "").lower() == "true",
+        _is_number(options.get("max_split_size_mb"), in_effect.get("max_split_size"), 1 << 20),
+        _is_number(
+            options.get("garbage_collection_threshold"), in_effect.get("garbage_collection_threshold"), 1
+        ),
+    ]
+    return any(shown)
+
+
+def _is_number(asked: Optional[str], now: Any, factor: int) -> bool:
+    try:
+        wanted = float(asked or "") * factor
+    except ValueError:
+        return False
+    return isinstance(now, (int, float)) and wanted > 0 and abs(wanted - now) < 1e-6 * wanted

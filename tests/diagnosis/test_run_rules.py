@@ -241,6 +241,23 @@ def test_settings_lint(asked: dict[str, str], version: Optional[str], ids: list[
     assert [finding.id for finding in lint_settings(asked, SETTINGS, version)] == ids
 
 
+@pytest.mark.parametrize("variable", ["PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+@pytest.mark.parametrize(
+    ("conf", "shown"),
+    [
+        ("max_split_size_mb:64", {"max_split_size": 64 * MIB}),
+        ("expandable_segments:True", {"expandable_segments": True}),
+        ("garbage_collection_threshold:0.8", {"garbage_collection_threshold": 0.8}),
+        ("roundup_power2_divisions:4", {"PYTORCH_CUDA_ALLOC_CONF": "roundup_power2_divisions:4"}),
+    ],
+)
+def test_a_variable_that_took_effect_is_not_called_ignored(variable: str, conf: str, shown: Any) -> None:
+    found = lint_settings({variable: conf}, {**SETTINGS, **shown}, "2.9.1", has_fraction=True)
+    assert [finding.id for finding in found] == []
+    ignored = lint_settings({variable: conf}, SETTINGS, "2.9.1", has_fraction=True)
+    assert "variable-ignored" in [finding.id for finding in ignored]
+
+
 def test_settings_without_effect() -> None:
     gc = {**SETTINGS, "garbage_collection_threshold": 0.8}
     assert [f.id for f in lint_settings({}, gc, "2.6", has_fraction=False)] == [
