@@ -49,6 +49,7 @@ class DeviceReport:
         counted_back: whether the state is later than the OOM, and the account counted back to it.
         verdict: "unknown" where nothing failed.
         holey_segments: the segments with holes that ``max_split_size_mb`` could have shaped, by size.
+        streams: the raw handles of its streams, the default stream's 0 first.
     """
 
     device: int
@@ -67,6 +68,11 @@ class DeviceReport:
     verdict: Verdict
     findings: tuple[Finding, ...]
     holey_segments: tuple[HoleySegments, ...] = ()
+    streams: tuple[int, ...] = ()
+
+    def stream_name(self, stream: int) -> str:
+        """A stream as it is called in sentence and table."""
+        return stream_name(self.streams, stream)
 
 
 def report_device(
@@ -116,7 +122,7 @@ def report_device(
     if verdict == "fragmentation" and request is not None and not later and not state.has_expandable:
         no_value = why_no_value(holey, request.segment_bytes or 0, account.room or 0)
         findings += [no_value] if no_value else []
-    findings += _about_state(state, account)
+    findings += _about_state(state, account, request is not None)
     findings += disagreements(state, sidecar)
     live = live_by_place(state)
     return DeviceReport(
@@ -136,7 +142,20 @@ def report_device(
         verdict=verdict,
         findings=tuple(findings),
         holey_segments=holey,
+        streams=_streams(state, request),
     )
+
+
+def _streams(state: DeviceState, request: Optional[Request]) -> tuple[int, ...]:
+    found = {0} | {c.stream for c in state.compartments}
+    if request is not None and request.stream is not None:
+        found.add(request.stream)
+    return tuple(sorted(found, key=lambda stream: (stream != 0, stream)))
+
+
+def stream_name(streams: tuple[int, ...], stream: int) -> str:
+    """Streams are numbered in the order of their handles; 0 is the default stream."""
+    return str(streams.index(stream)) if stream in streams else f"{stream:#x}"
 
 
 def _at_oom(account: Account, snapshot: Snapshot, device: int) -> Account:
@@ -172,7 +191,9 @@ def _about_request(state: DeviceState, request: Request, snapshot: Snapshot) -> 
     largest = largest_free_block(state, request)
     pool = "small" if is_small(request) else "large"
     if need is not None:
-        stream = "any stream" if request.stream is None else f"stream {request.stream}"
+        stream = "any stream"
+        if request.stream is not None:
+            stream = f"stream {stream_name(_streams(state, request), request.stream)}"
         found.append(
             Finding(
                 "largest-free-block",
@@ -201,8 +222,8 @@ def _about_request(state: DeviceState, request: Request, snapshot: Snapshot) -> 
         found.append(
             Finding(
                 "fits-and-was-not-used",
-                f"{fitting} free blocks are large enough now: they came free while memory ran out, and the "
-                "allocator does not look again (pytorch/pytorch#189504). A second try may succeed.",
+                f"{fitting:,} free {'block is' if fitting == 1 else 'blocks are'} large enough now: they came free "
+                "while memory ran out, and the allocator does not look again (pytorch/pytorch#189504). A second try may succeed.",
                 "recorded",
                 largest,
                 {"blocks": fitting},
@@ -222,7 +243,7 @@ def _about_request(state: DeviceState, request: Request, snapshot: Snapshot) -> 
     return found
 
 
-def _about_state(state: DeviceState, account: Account) -> list[Finding]:
+def _about_state(state: DeviceState, account: Account, is_oom: bool) -> list[Finding]:
     found = []
     in_holes = sum(c.in_holes for c in state.compartments)
     if in_holes:
@@ -230,7 +251,8 @@ def _about_state(state: DeviceState, account: Account) -> list[Finding]:
         found.append(
             Finding(
                 "free-in-holes",
-                f"{format_bytes(in_holes)} lie free in {holes:,} holes beside live blocks.",
+                f"{format_bytes(in_holes)} lie free in {holes:,} {'hole' if holes == 1 else 'holes'} "
+                "beside live blocks.",
                 "recorded",
                 in_holes,
                 {"holes": holes},
@@ -269,8 +291,33 @@ def _about_state(state: DeviceState, account: Account) -> list[Finding]:
                 {"free_bytes": account.free_private},
             )
         )
+    if is_oom and account.free_private:
+        found.append(
+            Finding(
+                "private-pools-in-torchs-message",
+                "Since 2.4 torch's own message counts what is free in private pools as allocated: "
+                f"{format_bytes(account.allocated + account.free_private)} there, "
+                f"{format_bytes(account.allocated)} here.",
+                "derived",
+                account.allocated + account.free_private,
+                {
+                    "formula": "allocated + free in private pools",
+                    "allocated_bytes": account.allocated,
+                    "free_private_bytes": account.free_private,
+                },
+            )
+        )
     outside = account.not_pytorch
-    if outside is not None and outside > WORTH_A_WORD:
+    if not state.compartments and state.reserved == 0:
+        found.append(
+            Finding(
+                "nothing-in-the-allocator",
+                "PyTorch's caching allocator holds nothing on this device.",
+                "recorded",
+                0,
+            )
+        )
+    if outside is not None and (outside > WORTH_A_WORD or account.others):
         found.append(_outside(account, outside))
     return found
 
@@ -280,6 +327,7 @@ def _outside(account: Account, outside: int) -> Finding:
     if account.own_not_pytorch is not None:
         others = account.others_known or 0
         detail = f": {format_bytes(account.own_not_pytorch)} this process's, {format_bytes(others)} others'"
+        detail += _named(account)
     return Finding(
         "not-pytorch",
         f"{format_bytes(outside)} of the device are not PyTorch's{detail}.",
@@ -293,3 +341,16 @@ def _outside(account: Account, outside: int) -> Finding:
             "process_in_use_bytes": account.process_in_use,
         },
     )
+
+
+def _named(account: Account, most: int = 3) -> str:
+    """The other processes by pid, the largest first."""
+    known = sorted(account.others, key=lambda other: -(other.bytes or 0))
+    if not known:
+        return ""
+    named = [
+        f"pid {other.pid}" + (f" {format_bytes(other.bytes)}" if other.bytes is not None else "")
+        for other in known[:most]
+    ]
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return f" ({', '.join(named)}{more})"

@@ -56,12 +56,20 @@ def judge(account: Account, request: Request) -> tuple[Verdict, Finding]:
         return "fragmentation", _fragmented(account, need, room, pieces)
     own = account.own_not_pytorch
     outside = account.not_pytorch if own is None else own
-    if outside is not None and outside >= max(GIB, (account.total or 0) // 10) and outside >= short:
+    if outside is not None and outside >= worth_a_verdict(account.total) and outside >= short:
         who = "This process, outside PyTorch, holds"
         if own is None:
             who = "Other processes, or this one outside PyTorch, hold"
         return "non-pytorch", _would_fit("outside-pytorch", who, outside, short, account)
-    return "capacity", _full(account, need, short)
+    return "capacity", _full(account, need, short, request)
+
+
+def worth_a_verdict(total: Optional[int]) -> int:
+    """How much memory outside PyTorch is more than a CUDA context: a tenth of the device and 1 GiB at least.
+
+    On devices of less than 3 GiB a third of the device.
+    """
+    return max(min(GIB, total // 3), total // 10) if total else GIB
 
 
 def _limited(account: Account, need: int) -> Finding:
@@ -118,19 +126,33 @@ def _would_fit(identity: str, who: str, held: int, short: int, account: Account)
     )
 
 
-def _full(account: Account, need: int, short: int) -> Finding:
+def _left_out(account: Account, request: Request) -> str:
+    """What the picture counts as free, and the sum does not."""
+    left: list[str] = []
+    if account.free_small and not is_small(request):
+        left.append(
+            f"the {format_bytes(account.free_small)} of holes in the small pool, which cannot serve it"
+        )
+    limited = (account.free or 0) - (account.room or 0)
+    if limited > 0:
+        left.append(f"{format_bytes(limited)} free on the device beyond what PyTorch may reserve")
+    return f" (leaving out {' and '.join(left)})" if left else ""
+
+
+def _full(account: Account, need: int, short: int, request: Request) -> Finding:
     total: Optional[int] = account.total
     of_all = f" of {format_bytes(total)}" if total else ""
     return Finding(
         "all-in-use",
         f"{format_bytes(account.allocated + account.pending)}{of_all} are in use by live tensors. "
-        f"With all that is free in one piece {format_bytes(short)} would still be missing.",
+        f"With all that is free in one piece {format_bytes(short)} would still be missing{_left_out(account, request)}.",
         "derived",
         account.allocated + account.pending,
         {
             "formula": "missing = requested − room − free in pieces",
             "missing_bytes": short,
             "requested_bytes": need,
+            "left_out_bytes": 0 if is_small(request) else account.free_small,
             "allocated_bytes": account.allocated,
             "pending_bytes": account.pending,
         },

@@ -91,7 +91,7 @@ def _state(report: Optional[DeviceReport]) -> Optional[Json]:
         "allocated_bytes": report.account.allocated,
         "not_pytorch_bytes": report.account.not_pytorch,
         "pools": [_pool(c) for c in report.compartments],
-        "streams": _streams(report.compartments),
+        "streams": _streams(report),
         "pinning": [
             {
                 **_place(pin.place),
@@ -132,13 +132,15 @@ def _pool(c: Compartment) -> Json:
     }
 
 
-def _streams(compartments: tuple[Compartment, ...]) -> list[Json]:
+def _streams(report: DeviceReport) -> list[Json]:
+    compartments = report.compartments
     streams = []
     for stream in sorted({c.stream for c in compartments}):
         mine = [c for c in compartments if c.stream == stream]
         streams.append(
             {
                 "stream": stream,
+                "name": report.stream_name(stream),
                 "reserved_bytes": sum(c.reserved for c in mine),
                 "allocated_bytes": sum(c.allocated for c in mine),
                 "active_bytes": sum(c.allocated + c.pending for c in mine),

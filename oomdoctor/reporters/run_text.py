@@ -107,7 +107,8 @@ def _screen(case: Case, ink: Ink) -> str:
     if sentences:
         parts.append(sentences)
     if report is not None:
-        parts.append(_pools(report, ink))
+        if report.compartments:
+            parts.append(_pools(report, ink))
         if report.pins and report.hole_bytes:
             parts.append(_pins(report, ink))
         if report.live:
@@ -167,7 +168,12 @@ def _picture(case: Case, ink: Ink) -> str:
         if account.others_listed:
             others = account.others_known or 0
             note = f"others {_size(others)}" if others else "context, NCCL"
-        rows.append(("not PyTorch's", account.not_pytorch, note, "derived", "cyan"))
+            if len(account.others) == 1 and others:
+                note = f"pid {account.others[0].pid} {_size(others)}"
+        label = "not PyTorch's"
+        if _is_uncached(case):
+            label, note = "not cached", "tensors, context, others"
+        rows.append((label, account.not_pytorch, note, "derived", "cyan"))
     if account.free is not None:
         rows.append(("free", account.free, "", "recorded", "green"))
     lines = []
@@ -182,6 +188,12 @@ def _picture(case: Case, ink: Ink) -> str:
     if account.has_limit:
         lines.append(f"  {'allowed':<13} {_size(account.limit):>11}")
     return "\n".join(lines)
+
+
+def _is_uncached(case: Case) -> bool:
+    """Whether tensors lie outside the caching allocator, and so in what is not its own."""
+    ids = {finding.id for finding in case.diagnosis.findings}
+    return bool(ids & {"caching-switched-off", "other-backend"}) and not case.diagnosis.facts.reserved_bytes
 
 
 def _bar(size: int, whole: int) -> int:
@@ -204,7 +216,7 @@ def _pools(report: DeviceReport, ink: Ink) -> str:
     shown = report.compartments[:_ROWS]
     for c in shown:
         lines.append(
-            f"  {_pool_name(c):<22}{_size(c.reserved):>12}{_size(c.allocated + c.pending):>12}"
+            f"  {_pool_name(report, c):<22}{_size(c.reserved):>12}{_size(c.allocated + c.pending):>12}"
             f"{_size(c.free):>12}{c.holes:>7,}{_size(c.largest_free):>12}"
         )
     if len(report.compartments) > len(shown):
@@ -213,12 +225,12 @@ def _pools(report: DeviceReport, ink: Ink) -> str:
     return "\n".join(lines)
 
 
-def _pool_name(c: Compartment) -> str:
+def _pool_name(report: DeviceReport, c: Compartment) -> str:
     size_class = "small" if c.is_small else "large"
-    stream = str(c.stream) if c.stream < 10000 else f"{c.stream & 0xFFFFFF:x}.."
     private = f" private {c.pool[0]}.{c.pool[1]}" if c.is_private else ""
     grow = "*" if c.expandable_segments else ""
-    return f"{size_class}{grow}{private}, {stream}"[:22]
+    stream = f", {report.stream_name(c.stream)}"
+    return f"{size_class}{grow}{private}"[: 22 - len(stream)] + stream
 
 
 def _pins(report: DeviceReport, ink: Ink) -> str:

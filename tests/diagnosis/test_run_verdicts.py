@@ -200,6 +200,69 @@ def test_memory_outside_pytorch(run: Path) -> None:
     assert finding.basis == "derived"
 
 
+def test_most_of_a_small_device_outside_pytorch_is_not_called_used(run: Path) -> None:
+    """What the documentation calls a tenth of the device is more than 1 GiB only from 10 GiB on."""
+    launcher = add_launcher(run, nvml=(sample(101.0, 600 * MIB, {7: 600 * MIB}),))
+    process = add_process(run, 7, launcher=launcher)
+    add_dump(process, _full(200 * MIB, need=20 * MIB, free=0), total=600 * MIB, free=0, requested=20 * MIB)
+    assert _only(run).diagnosis.verdict == "non-pytorch"
+
+
+def test_a_bare_context_on_a_small_device_is_not_blamed(run: Path) -> None:
+    process = add_process(run, 7)
+    add_dump(process, _full(1500 * MIB, need=GIB // 2), total=2 * GIB, free=48 * MIB, requested=GIB // 2)
+    assert _only(run).diagnosis.verdict == "capacity"
+
+
+def test_another_process_is_named_with_its_pid(run: Path) -> None:
+    launcher = add_launcher(run, nvml=(sample(101.0, 24 * GIB, {7: 22 * GIB, 4242: 300 * MIB}),))
+    process = add_process(run, 7, launcher=launcher)
+    add_dump(process, _full(22 * GIB), free=100 * MIB, requested=2 * GIB)
+    (finding,) = [f for f in _only(run).diagnosis.findings if f.id == "not-pytorch"]
+    assert "pid 4242 300.00 MiB" in finding.summary
+
+
+def test_where_torchs_message_counts_differently(run: Path) -> None:
+    plain = snapshot(
+        segment(0, live(22 * GIB)),
+        segment(1 << 40, live(2 * MIB), hole(30 * MIB), pool=(0, 1)),
+        traces=[[event("alloc", 1), _oom(2 * GIB, 100 * MIB)]],
+    )
+    add_dump(add_process(run, 7), plain, free=100 * MIB, requested=2 * GIB)
+    (finding,) = [f for f in _only(run).diagnosis.findings if f.id == "private-pools-in-torchs-message"]
+    assert finding.bytes == 22 * GIB + 32 * MIB
+    assert finding.basis == "derived"
+
+
+def test_what_is_missing_says_what_it_leaves_out(run: Path) -> None:
+    plain = snapshot(
+        segment(0, live(22 * GIB)),
+        segment(1 << 40, live(MIB), hole(15 * MIB), small=True),
+        traces=[[event("alloc", 1), _oom(2 * GIB, 100 * MIB)]],
+    )
+    add_dump(add_process(run, 7), plain, free=100 * MIB, requested=2 * GIB)
+    why = _only(run).diagnosis.findings[0]
+    assert why.evidence["missing_bytes"] == 2 * GIB - 100 * MIB
+    assert "leaving out the 15.00 MiB of holes in the small pool" in why.summary
+
+
+def test_streams_are_numbered_alike_in_sentence_and_table(run: Path) -> None:
+    first, second = 0xF100000000000000, 0xF200000000000000
+    plain = snapshot(
+        segment(0, live(20 * GIB)),
+        segment(1 << 40, live(2 * MIB), hole(8 * MIB), stream=second),
+        segment(2 << 40, live(2 * MIB), hole(8 * MIB), stream=first),
+        traces=[[event("alloc", 1), _oom(2 * GIB, 100 * MIB, stream=second)]],
+    )
+    add_dump(add_process(run, 7), plain, free=100 * MIB, requested=2 * GIB)
+    report = _only(run).report
+    assert report is not None
+    assert [report.stream_name(s) for s in (0, first, second)] == ["0", "1", "2"]
+    (said,) = [f for f in _only(run).diagnosis.findings if f.id == "largest-free-block"]
+    assert "stream 2)" in said.summary
+    assert said.evidence["stream"] == second
+
+
 def test_a_sample_from_before_the_process_grew_says_nothing_of_its_size(run: Path) -> None:
     add_launcher(run, nvml=(sample(60.0, 24 * GIB, {7: GIB}),))
     process = add_process(run, 7)

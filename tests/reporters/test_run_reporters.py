@@ -174,3 +174,25 @@ def test_a_full_disk_is_one_message_and_a_closed_pipe_none(run: Path, more: list
     with os.fdopen(writer, "wb") as closed:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_without_caching_there_is_no_pool_table(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run")
+    asked = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    add_dump(add_process(made, 7), snapshot(), reason="exit", free=GIB, asked=asked)
+    text = run_text.render(diagnose_run(str(made)), Ink(False))
+    assert "Pool, stream" not in text
+    assert "context, NCCL" not in text
+    assert "tensors, context, others" in text
+    assert "every tensor is a cudaMalloc" in text
+
+
+def test_the_table_numbers_streams_and_counts_one_hole(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run")
+    plain = snapshot(segment(0, live(MIB), hole(MIB), stream=0xF100000000000000))
+    add_dump(add_process(made, 7), plain, reason="exit")
+    text = run_text.render(diagnose_run(str(made)), Ink(False))
+    assert "large, 1 " in text
+    assert "1 hole," in text
+    streams = run_json.document(diagnose_run(str(made)))["states"][0]["state"]["streams"]
+    assert [(one["stream"], one["name"]) for one in streams] == [(0xF100000000000000, "1")]
