@@ -88,7 +88,7 @@ def _call_after(loader: "Any") -> None:
         report.send("importing", allocator_settings())
         try:
             execute(module)
-        except BaseException as error:
+        except Exception as error:
             report.send("torch-failed", type(error).__name__ + ": " + str(error))
             raise
         finally:

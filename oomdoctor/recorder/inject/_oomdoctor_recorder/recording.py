@@ -34,13 +34,24 @@ def begin(torch: Any, environment: Dict[str, str], started_unix: float) -> None:
         try:
             step()
         except Exception:
-            report.failure(what + _hint(torch))
+            if step == recording.start_history and _keeps_no_history(torch):
+                recording.backend_told = True
+                text = _one_sentence(torch)
+                report.note(text)
+                report.send("failure", text)
+            elif not (recording.backend_told and step == recording.observe_ooms):
+                report.failure(what)
 
 
-def _hint(torch: Any) -> str:
-    """Backends that keep no history say so in an exception; name the backend beside it."""
-    backend = facts.backend(torch)
-    return "" if backend in (None, "native") else f" (allocator backend {backend} keeps no history)"
+def _keeps_no_history(torch: Any) -> bool:
+    return facts.backend(torch) not in (None, "native")
+
+
+def _one_sentence(torch: Any) -> str:
+    return (
+        f"the allocator backend {facts.backend(torch)} keeps no history: no events, no snapshots, and"
+        " out-of-memory errors go unseen; each device's figures are recorded"
+    )
 
 
 class Recording:
@@ -61,6 +72,7 @@ class Recording:
         self.launcher = environment.get("OOMDOCTOR_LAUNCHER")
         self.stacks = environment.get("OOMDOCTOR_STACKS", "python")
         self.max_entries = 1_000_000
+        self.backend_told = False  # that the allocator's backend keeps no history
         self.history_by_program = False  # switched on by the program before CUDA's start
         self.folder = os.path.join(
             self.run, "processes", f"{_safe(os.uname().nodename)}-{self.pid}-{time.time_ns():x}"
@@ -221,7 +233,7 @@ class Recording:
         enabled = history.is_on(torch)
         look = self._look(devices)
         stats, snapshot, snapshot_error = look.stats, look.snapshot, look.error
-        if snapshot_error is not None:
+        if snapshot_error is not None and not self.backend_told:
             report.failure("no snapshot: " + snapshot_error.split("\n")[0])
         os.makedirs(self.folder, exist_ok=True)
         report.folder = self.folder

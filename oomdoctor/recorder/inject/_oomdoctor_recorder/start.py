@@ -43,7 +43,7 @@ class _Beginning:
     def __init__(self, torch: Any, real: Any) -> None:
         self.torch = torch
         self.real = real
-        self.stand_in: "Any" = functools.partial(list, self)
+        self.stand_in: Any = functools.partial(list, self)
         self.registered = False
 
     @classmethod
