@@ -33,6 +33,7 @@ class Heard:
     cuda: int = 0
     dumped: int = 0
     failures: dict[str, int] = field(default_factory=dict)  # text -> how often
+    undumped: set[str] = field(default_factory=set)  # pids whose snapshot failed
 
     def take(self, line: str) -> None:
         kind, _, rest = line.partition("\t")
@@ -62,7 +63,13 @@ class Heard:
             self.cuda += 1
         elif kind == "dumped":
             self.dumped += 1
-        elif kind == "failure" and (text in self.failures or len(self.failures) < _MOST_TEXTS):
+        elif kind == "failure":
+            if text.startswith("the snapshot "):
+                self.undumped.add(pid)
+            self._failed(text)
+
+    def _failed(self, text: str) -> None:
+        if text in self.failures or len(self.failures) < _MOST_TEXTS:
             self.failures[text] = self.failures.get(text, 0) + 1
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -24,6 +24,7 @@ class Recorded:
     snapshots: int = 0
     ooms: int = 0
     silent: list[str] = field(default_factory=list)  # processes that ended without any snapshot
+    unwritten: list[str] = field(default_factory=list)  # processes whose snapshots could not be made
     running: list[int] = field(default_factory=list)  # pids of processes that outlive the command
     stopped: list[str] = field(default_factory=list)  # processes that switched their history off
     wrapped: list[str] = field(default_factory=list)  # "rank 1 GPU 0"
@@ -37,8 +38,8 @@ def _load(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def recorded(folder: Path, launcher: str) -> Recorded:
-    """Count what lies in the folder and was started by this launcher."""
+def recorded(folder: Path, launcher: str, undumped: Collection[str] = ()) -> Recorded:
+    """Count what lies in the folder and was started by this launcher; ``undumped`` told that they failed."""
     found = Recorded()
     for process in sorted((folder / "processes").glob("*")):
         facts = _load(process / "process.json")
@@ -49,6 +50,8 @@ def recorded(folder: Path, launcher: str) -> Recorded:
         found.snapshots += len(dumps)
         if demand.is_alive(facts):
             found.running.append(facts["pid"])
+        elif not dumps and str(facts.get("pid")) in undumped:
+            found.unwritten.append(process.name)
         elif not dumps:
             found.silent.append(process.name)
         try:
@@ -108,7 +111,11 @@ def _devices_to_blame(emulated: bool) -> str:
 
 _EMULATOR_FATAL = 70  # the exit code of `fatal` in emulator/device/state.c
 _REMEDIES = (
-    (r"No space left|Disk quota|File too large|ENOSPC", "free some space, or record to another disk with -o"),
+    (
+        r"File too large",
+        "a limit on the size of files stops it: `ulimit -f unlimited`, or a lower --max-entries",
+    ),
+    (r"No space left|Disk quota|ENOSPC", "free some space, or record to another disk with -o"),
     (r"Read-only|Permission denied|not permitted", "record to a folder that the command may write, with -o"),
     (
         r"keeps no history|cudaMallocAsync",
@@ -202,7 +209,7 @@ def lines(
     returncode: int = 0,
 ) -> list[str]:
     """The lines told at the end, the next command last."""
-    found = recorded(folder, launcher)
+    found = recorded(folder, launcher, heard.undumped)
     shown = _short(folder)
     told: list[str] = []
     if found.processes:
@@ -217,6 +224,8 @@ def lines(
         problems = [problem for problem in problems if problem != why]
     for name in found.silent:
         told.append(f"{name} left no snapshot: it was killed before it could (SIGKILL, or a crash)")
+    for name in found.unwritten:
+        told.append(f"{name} left no snapshot: it could not be written, see the problem below")
     if found.running:
         told.append(
             f"still running, and recorded on: {', '.join(map(str, found.running))};"

@@ -425,9 +425,22 @@ def test_recorder_failures_are_told_with_a_remedy(trace: Trace, tmp_path: Path) 
     done = trace(sys.executable, "-c", source, env={"FAKE_TORCH": "entries=3000"})
     assert done.returncode == 0
     assert "problem: the snapshot at exit failed: OSError: [Errno 27] File too large" in done.stderr
-    assert "free some space, or record to another disk with -o" in done.stderr
+    assert "ulimit -f unlimited" in done.stderr
+    assert "left no snapshot: it could not be written" in done.stderr
+    assert "killed" not in done.stderr
     (launcher,) = (tmp_path / "run").glob("launchers/*/launcher.json")
     assert "File too large" in json.loads(launcher.read_text())["notes"][0]
+
+
+def test_a_backend_without_history_is_told_once(trace: Trace) -> None:
+    done = trace(sys.executable, "-c", USES_CUDA, env={"FAKE_TORCH": "no-history,no-observer,no-snapshot"})
+    (problem,) = [line for line in done.stderr.splitlines() if "problem:" in line]
+    assert "the allocator backend cudaMallocAsync keeps no history: " in problem
+    assert problem.endswith("; history needs the native allocator: leave backend:cudaMallocAsync out")
+
+
+def test_a_full_disk_has_its_own_advice() -> None:
+    assert "free some space" in (summary.remedy("OSError: [Errno 28] No space left on device") or "")
 
 
 def test_two_launchers_into_one_folder(tmp_path: Path, environment: dict[str, str]) -> None:
