@@ -150,7 +150,8 @@ def _streams(state: DeviceState, request: Optional[Request]) -> tuple[int, ...]:
     found = {0} | {c.stream for c in state.compartments}
     if request is not None and request.stream is not None:
         found.add(request.stream)
-    return tuple(sorted(found, key=lambda stream: (stream != 0, stream)))
+    # Handles are pointers: as unsigned numbers, in the order in which the allocator has them.
+    return tuple(sorted(found, key=lambda stream: stream & (1 << 64) - 1))
 
 
 def stream_name(streams: tuple[int, ...], stream: int) -> str:
@@ -222,8 +223,9 @@ def _about_request(state: DeviceState, request: Request, snapshot: Snapshot) -> 
         found.append(
             Finding(
                 "fits-and-was-not-used",
-                f"{fitting:,} free {'block is' if fitting == 1 else 'blocks are'} large enough now: they came free "
-                "while memory ran out, and the allocator does not look again (pytorch/pytorch#189504). A second try may succeed.",
+                f"{fitting:,} free {'block is' if fitting == 1 else 'blocks are'} large enough now: they "
+                "came free while memory ran out, and the allocator does not look again (pytorch/pytorch#189504). "
+                "A second try may succeed.",
                 "recorded",
                 largest,
                 {"blocks": fitting},

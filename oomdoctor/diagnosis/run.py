@@ -473,6 +473,7 @@ def _program(run: RunFolder, process: Process, dump: Optional[Dump], snapshot: O
         is_hip=text(who, "hip_version") is not None,
         asked={name: value for name, value in asked.items() if isinstance(value, str)},
         command=tuple(launcher.command) if launcher else (),
+        cwd=text(launcher.document, "cwd") if launcher else None,
         verb=_verb(emulated),
         expandable=expandable if isinstance(expandable, bool) else None,
         backend=text(mapping(dump.document, "settings"), "backend") if dump else None,

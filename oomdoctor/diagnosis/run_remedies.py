@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Optional
@@ -28,6 +30,7 @@ class Program:
     Attributes:
         asked: environment variables that bear on the allocator.
         command: the words that the launcher ran; empty where nobody knows.
+        cwd: where it was run.
         verb: "trace", or "rehearse" with its options, to record it again.
         expandable: whether expandable segments were in effect; None where nothing says.
         backend: of the allocator: "native", "cudaMallocAsync"; None where nothing says.
@@ -37,6 +40,7 @@ class Program:
     is_hip: bool = False
     asked: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    cwd: Optional[str] = None
     verb: tuple[str, ...] = ("trace",)
     expandable: Optional[bool] = None
     backend: Optional[str] = None
@@ -205,8 +209,32 @@ def next_command(run: str, diagnosis: Diagnosis, program: Program) -> Optional[s
         if "--gpus" in words:
             gpus = words[words.index("--gpus") : words.index("--gpus") + 2]
         words = ["rehearse", *gpus, "--memory", exact_size(2 * total)]
-    words += ["-o", run.rstrip("/") + "-2", "--", *program.command]
-    return prefix + "oomdoctor " + " ".join(shlex.quote(word) for word in words)
+    elsewhere = _elsewhere(program)
+    words += ["-o", _beside(run, whole=elsewhere is not None), "--", *program.command]
+    go = f"cd {shlex.quote(elsewhere)} && " if elsewhere else ""
+    return go + prefix + "oomdoctor " + " ".join(shlex.quote(word) for word in words)
+
+
+def _beside(run: str, *, whole: bool) -> str:
+    """A new run folder beside this one, by this one's real name: "." has none of its own."""
+    if os.path.basename(os.path.normpath(run)) in ("", ".", ".."):
+        real = os.path.abspath(run)
+        return real + "-2" if whole else os.path.relpath(real + "-2")
+    return (os.path.abspath(run) if whole else os.path.normpath(run)) + "-2"
+
+
+def _elsewhere(program: Program) -> Optional[str]:
+    """Where the command has to be run, if not here: it names files by relative paths."""
+    if program.cwd is None or os.path.realpath(program.cwd) == os.path.realpath(os.getcwd()):
+        return None
+    return program.cwd if any(_is_relative_path(word) for word in program.command) else None
+
+
+def _is_relative_path(word: str) -> bool:
+    value = word.partition("=")[2] if word.startswith("-") else word
+    if value.startswith(("/", "~")) or "://" in value:
+        return False
+    return "/" in value or bool(re.search(r"\.(?:py|sh|json|ya?ml|toml|txt|cfg|ini|pt|bin)$", value))
 
 
 def exact_size(size: int) -> str:

@@ -145,7 +145,8 @@ def _full(account: Account, need: int, short: int, request: Request) -> Finding:
     return Finding(
         "all-in-use",
         f"{format_bytes(account.allocated + account.pending)}{of_all} are in use by live tensors. "
-        f"With all that is free in one piece {format_bytes(short)} would still be missing{_left_out(account, request)}.",
+        f"With all that is free in one piece {format_bytes(short)} would still be missing"
+        f"{_left_out(account, request)}.",
         "derived",
         account.allocated + account.pending,
         {

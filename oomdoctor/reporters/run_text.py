@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Optional
 
@@ -56,7 +57,7 @@ def _ended(one: Ended, ink: Ink) -> str:
     first, *more = one.findings
     parts = [textwrap.fill(first.summary, WIDTH), *(_bullet(f.summary, f.basis) for f in more)]
     if one.next:
-        parts += ["", ink("Next", "bold"), f"  {one.next}"]
+        parts += ["", ink("Next", "bold"), _pasteable(one.next)]
     return "\n".join(parts)
 
 
@@ -301,7 +302,7 @@ def _what_to_do(case: Case, ink: Ink) -> list[str]:
         lines = [ink(f"{title:<71}", "bold") + ink(f"{remedies[0].basis:>9}", "dim")]
         for remedy in remedies:
             if remedy.command:
-                lines.append("  " + ink(remedy.command, "green"))
+                lines += [ink(line, "green") for line in _pasteable(remedy.command).split("\n")]
                 lines.append(_indented(remedy.summary, 6))
             else:
                 lines.append(_indented(remedy.summary, 2))
@@ -309,8 +310,22 @@ def _what_to_do(case: Case, ink: Ink) -> list[str]:
     if case.next:
         helps = any((remedy.command or "").startswith("export ") for remedy in remedies)
         purpose = "to see whether the first of them helps" if helps else "to see how much it would need"
-        parts.append(ink(f"Next, {purpose}", "bold") + f"\n  {case.next}")
+        parts.append(ink(f"Next, {purpose}", "bold") + "\n" + _pasteable(case.next))
     return parts
+
+
+_WORD = re.compile(r"""(?:[^\s'"\\]|'[^']*'|"(?:[^"\\]|\\.)*"|\\.)+""")
+
+
+def _pasteable(command: str) -> str:
+    """A command for the shell, broken with a backslash where it is longer than a line."""
+    lines, line = [], " "
+    for match in _WORD.finditer(command):
+        if len(line) + 1 + len(match.group()) > WIDTH - 2 and line.strip():
+            lines.append(line + " \\")
+            line = "   "
+        line += " " + match.group()
+    return "\n".join([*lines, line])
 
 
 def _indented(text: str, by: int) -> str:

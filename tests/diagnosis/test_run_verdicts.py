@@ -157,6 +157,35 @@ def test_capacity(run: Path) -> None:
     assert case.next == f"oomdoctor rehearse --gpus 1 --memory 48GiB -o {run}-2 -- python infer.py"
 
 
+def test_the_next_run_folder_lies_beside_this_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = add_process(run, 7, launcher=add_launcher(run, cwd=str(run)))
+    add_dump(process, _full(18 * GIB, 3 * GIB), free=100 * MIB, requested=GIB)
+    monkeypatch.chdir(run)
+    (case,) = diagnose_run(".").ooms
+    assert case.next is not None
+    assert case.next.endswith(f"oomdoctor trace -o ../{run.name}-2 -- python infer.py")
+
+
+@pytest.mark.parametrize(
+    ("command", "moves"),
+    [
+        (("python", "infer.py"), True),
+        (("./run.sh",), True),
+        (("python", "-m", "infer", "--config=conf/a"), True),
+        (("python", "-m", "infer"), False),
+        (("python", "/work/infer.py"), False),
+    ],
+)
+def test_a_command_with_relative_paths_is_run_where_it_was(
+    run: Path, command: tuple[str, ...], moves: bool
+) -> None:
+    process = add_process(run, 7, launcher=add_launcher(run, command=command, cwd="/some where"))
+    add_dump(process, _full(18 * GIB, 3 * GIB), free=100 * MIB, requested=GIB)
+    following = _only(run).next
+    assert following is not None
+    assert following.startswith("cd '/some where' && PYTORCH") == moves
+
+
 def test_an_emulated_run_is_rehearsed_again(run: Path) -> None:
     emulated = {"memory_bytes": [24 * GIB, 24 * GIB], "context_bytes": 500 * MIB, "other_bytes": GIB}
     launcher = add_launcher(run, emulated=emulated)
@@ -247,7 +276,7 @@ def test_what_is_missing_says_what_it_leaves_out(run: Path) -> None:
 
 
 def test_streams_are_numbered_alike_in_sentence_and_table(run: Path) -> None:
-    first, second = 0xF100000000000000, 0xF200000000000000
+    first, second = 0x7F00000000000000, -0x0F00000000000000
     plain = snapshot(
         segment(0, live(20 * GIB)),
         segment(1 << 40, live(2 * MIB), hole(8 * MIB), stream=second),

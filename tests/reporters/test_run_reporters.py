@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -189,10 +190,27 @@ def test_without_caching_there_is_no_pool_table(tmp_path: Path) -> None:
 
 def test_the_table_numbers_streams_and_counts_one_hole(tmp_path: Path) -> None:
     made = make_run(tmp_path / "run")
-    plain = snapshot(segment(0, live(MIB), hole(MIB), stream=0xF100000000000000))
+    plain = snapshot(segment(0, live(MIB), hole(MIB), stream=0x7F00000000000000))
     add_dump(add_process(made, 7), plain, reason="exit")
     text = run_text.render(diagnose_run(str(made)), Ink(False))
     assert "large, 1 " in text
     assert "1 hole," in text
     streams = run_json.document(diagnose_run(str(made)))["states"][0]["state"]["streams"]
-    assert [(one["stream"], one["name"]) for one in streams] == [(0xF100000000000000, "1")]
+    assert [(one["stream"], one["name"]) for one in streams] == [(0x7F00000000000000, "1")]
+
+
+def test_a_long_command_is_broken_and_stays_pasteable(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run")
+    command = ("python", "-c", "print('a  b')", *(f"--option-{i}=value {i}" for i in range(12)))
+    process = add_process(made, 7, launcher=add_launcher(made, command=command))
+    plain = snapshot(
+        segment(0, live(20 * GIB), hole(900 * MIB)),
+        traces=[[event("alloc", 1), event("oom", GIB, addr=GIB // 2)]],
+    )
+    add_dump(process, plain, requested=GIB, free=GIB // 2)
+    found = diagnose_run(str(made))
+    text = run_text.render(found, Ink(False))
+    shown = text[text.index("Next, to see") :].split("\n", 1)[1]
+    assert all(len(line) <= 80 or " " not in line.strip(" \\") for line in shown.splitlines())
+    assert " \\\n" in shown
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(found.ooms[0].next or "")
