@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from oomdoctor.cli.trace import Seconds
 from oomdoctor.errors import OomdoctorError
 
 
@@ -22,7 +23,7 @@ from oomdoctor.errors import OomdoctorError
 @click.option(
     "--wait",
     "patience",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=60.0,
     show_default=True,
     metavar="S",

@@ -8,6 +8,7 @@ from typing import Optional
 
 import click
 
+from oomdoctor.cli.trace import Seconds
 from oomdoctor.errors import UsageError
 from oomdoctor.recorder import DEFAULT_MAX_ENTRIES, STACKS
 from oomdoctor.units import parse_size
@@ -134,7 +135,7 @@ def _capability(text: str) -> tuple[int, int]:
 )
 @click.option(
     "--nvml-interval",
-    type=click.FloatRange(min=0.01),
+    type=Seconds(min=0.01),
     default=0.5,
     show_default=True,
     metavar="S",

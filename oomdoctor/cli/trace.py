@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import click
 
 from oomdoctor.recorder import DEFAULT_MAX_ENTRIES, STACKS
+
+
+class Seconds(click.FloatRange):
+    """A time that ends: float() takes "nan" and "inf" as well."""
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 @click.command(
@@ -44,7 +55,7 @@ from oomdoctor.recorder import DEFAULT_MAX_ENTRIES, STACKS
 )
 @click.option(
     "--nvml-interval",
-    type=click.FloatRange(min=0.01),
+    type=Seconds(min=0.01),
     default=0.5,
     show_default=True,
     metavar="S",
