@@ -86,6 +86,7 @@ class _Launcher:
         self.run = folder
         self.folder = folder / "launchers" / self.name
         self.problems: list[str] = []
+        self._new: list[Path] = []  # folders that were not there before
         self.document: dict[str, Any] = {
             "schema": "oomdoctor.launcher/1",
             "oomdoctor_version": __version__,
@@ -98,17 +99,30 @@ class _Launcher:
             "returncode": None,
             "options": options,
             "emulated": emulated,
-            "nvml": {"available": False, "why": "not asked yet", "samples": 0},
+            "nvml": {"available": None, "why": None, "samples": 0},  # until the command has ended
             "notes": [],
         }
 
     def make(self) -> None:
+        self._new = [path for path in (self.run, *self.run.parents) if not path.exists()]
         try:
             _make_run_folder(self.run)
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self.problems.append(f"the run folder cannot be written: {error}")
         self.write()
+
+    def unmake(self) -> None:
+        """Take away what ``make`` made, for a command that never ran; not what others have put there."""
+        with contextlib.suppress(OSError):
+            (self.folder / "launcher.json").unlink()
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
+        with contextlib.suppress(OSError):
+            if self._new and os.listdir(self.run) == ["run.json"]:
+                (self.run / "run.json").unlink()
+            for folder in self._new:
+                folder.rmdir()
 
     def write(self) -> None:
         if self.problems:
@@ -219,8 +233,7 @@ def run_command(
         process = _start(command, environment, as_it_was)
         if isinstance(process, int):
             ear.close()
-            launcher.document["notes"] = [f"{command[0]} could not be started"]
-            _end(launcher, process)
+            launcher.unmake()
             return process
         ear.listen()
         sampler.start()

@@ -49,6 +49,8 @@ class Sampler:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5)
+            if self._thread.is_alive() and self.why is None:
+                self.why = "did not answer any more"
 
     def as_json(self) -> dict[str, Any]:
         return {"available": self.available, "why": self.why, "samples": self.samples}

@@ -118,6 +118,10 @@ _REMEDIES = (
     (r"No space left|Disk quota|ENOSPC", "free some space, or record to another disk with -o"),
     (r"Read-only|Permission denied|not permitted", "record to a folder that the command may write, with -o"),
     (
+        r"run folder cannot be written: .*(Not a directory|No such file|Invalid argument)",
+        "no folder can be made there: name another with -o",
+    ),
+    (
         r"keeps no history|cudaMallocAsync",
         "history needs the native allocator: leave backend:cudaMallocAsync out",
     ),

@@ -123,6 +123,34 @@ def test_what_cannot_be_run(trace: Trace, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (126, "oomdoctor: cannot run ./data: Permission denied\n")
     done = trace(str(tmp_path))
     assert done.returncode == 126
+    assert not (tmp_path / "run").exists()
+    done = trace("no-such-command-here", run=tmp_path / "runs" / "one")
+    assert not (tmp_path / "runs").exists()
+    trace("true")
+    trace("no-such-command-here")
+    assert len(list((tmp_path / "run" / "launchers").iterdir())) == 1
+    assert sorted(os.listdir(tmp_path / "run")) == ["launchers", "run.json"]
+
+
+def test_while_the_command_runs_nothing_is_said_of_nvml(trace: Trace, tmp_path: Path) -> None:
+    done = trace("sh", "-c", "cat run/launchers/*/launcher.json; kill -9 $PPID")
+    assert done.returncode == -9
+    assert json.loads(done.stdout)["nvml"] == {"available": None, "why": None, "samples": 0}
+
+
+@pytest.mark.parametrize("command", ["trace", "rehearse"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_an_interval_that_is_no_time_is_refused(tmp_path: Path, command: str, value: str) -> None:
+    done = subprocess.run(
+        [*OOMDOCTOR, command, "--nvml-interval", value, "-o", str(tmp_path / "run"), "touch", "ran"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "is not a number of seconds" in done.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_script_without_a_first_line_is_run_by_the_shell(trace: Trace, tmp_path: Path) -> None:
@@ -417,6 +445,7 @@ def test_a_folder_that_cannot_be_written_disturbs_nothing(
     assert (done.returncode, done.stdout, without_ours(done.stderr)) == (3, "out  None\n", "err\n")
     assert "nothing was recorded: CUDA was initialized, but nothing could be written" in done.stderr
     assert "problem: the run folder cannot be written" in done.stderr
+    assert "no folder can be made there: name another with -o" in done.stderr
 
 
 def test_recorder_failures_are_told_with_a_remedy(trace: Trace, tmp_path: Path) -> None:
