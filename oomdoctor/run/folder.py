@@ -210,6 +210,7 @@ def _process(path: str, name: str, problems: list[str]) -> Process:
     document, why = read_document(os.path.join(path, "process.json"))
     if document is None:
         problems.append(f"processes/{name}/process.json: {why}")
+    problems += [f"processes/{name}/process.json: {what}" for what in _wrong_types(document or {})]
     ooms, unreadable = read_lines(os.path.join(path, "ooms.jsonl"))
     if unreadable > 1:
         problems.append(f"processes/{name}/ooms.jsonl: {unreadable} unreadable lines")
@@ -221,6 +222,49 @@ def _process(path: str, name: str, problems: list[str]) -> Process:
         ooms=tuple(ooms),
         log=read_text(os.path.join(path, "recorder.log")),
     )
+
+
+_WHOLE = {"pid", "ppid", "rank", "local_rank", "world_size", "sequence", "device", "nvml_index", "count"}
+_KINDS: dict[str, tuple[type, str]] = {
+    "process": (dict, "an object"),
+    "settings": (dict, "an object"),
+    "history": (dict, "an object"),
+    "oom": (dict, "an object"),
+    "environment": (dict, "an object"),
+    "asked": (dict, "an object"),
+    "in_effect": (dict, "an object"),
+    "devices": (list, "a list"),
+    "argv": (list, "a list"),
+    "snapshot": (str, "a text"),
+    "reason": (str, "a text"),
+    "host": (str, "a text"),
+    "torch_version": (str, "a text"),
+    "launcher": (str, "a text"),
+}
+
+
+def _wrong_types(document: Json, inside: str = "") -> list[str]:
+    """What a document says in another type than the format has, and is read as if it said nothing. Null may be."""
+    found = []
+    for key, value in document.items():
+        if value is None or key == "stats":
+            continue
+        where = f"{inside}{key}"
+        if (key in _WHOLE or key.endswith("_bytes")) and (
+            not isinstance(value, int) or isinstance(value, bool)
+        ):
+            found.append(f"{where} is no whole number, and is left out")
+        elif key == "time_unix" and number(document, key) is None:
+            found.append(f"{where} is no number, and is left out")
+        elif key in _KINDS and not isinstance(value, _KINDS[key][0]):
+            found.append(f"{where} is not {_KINDS[key][1]}, and is left out")
+        elif key in ("process", "settings", "oom"):
+            found += _wrong_types(value, f"{where}.")
+        elif key == "devices":
+            for index, one in enumerate(value):
+                at = f"{where}[{index}]"
+                found += _wrong_types(one, f"{at}.") if isinstance(one, dict) else [f"{at} is not an object"]
+    return found
 
 
 def _dumps(path: str, name: str, problems: list[str]) -> tuple[Dump, ...]:
@@ -237,6 +281,7 @@ def _dumps(path: str, name: str, problems: list[str]) -> tuple[Dump, ...]:
         document, why = read_document(os.path.join(path, stem + ".json"))
         if document is None and stem + ".json" in files:
             problems.append(f"processes/{name}/{stem}.json: {why}")
+        problems += [f"processes/{name}/{stem}.json: {what}" for what in _wrong_types(document or {})]
         # Only a name, never a path: the folder may have come from anywhere.
         snapshot = os.path.basename(text(document or {}, "snapshot") or stem + ".pickle")
         whole = os.path.join(path, snapshot)

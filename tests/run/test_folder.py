@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,26 @@ def test_damaged_documents_do_not_stop_reading(tmp_path: Path, text: str) -> Non
     found = RunFolder.open(run)
     assert found.processes[0].pid == 7
     assert found.processes[0].rank is None
+
+
+def test_wrong_types_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    process = add_process(run, 7)
+    add_dump(process, ordinary(), requested=1)
+    assert RunFolder.open(run).problems == ()
+    path = process / "0001-oom.json"
+    document = json.loads(path.read_text())
+    document["devices"][0]["total_bytes"] = "24 GiB"
+    document["devices"].append(7)
+    document["oom"] = []
+    document["process"]["rank"] = True
+    write(path, document)
+    assert RunFolder.open(run).problems == (
+        "processes/node1-7-def/0001-oom.json: process.rank is no whole number, and is left out",
+        "processes/node1-7-def/0001-oom.json: devices[0].total_bytes is no whole number, and is left out",
+        "processes/node1-7-def/0001-oom.json: devices[1] is not an object",
+        "processes/node1-7-def/0001-oom.json: oom is not an object, and is left out",
+    )
 
 
 def test_folders_that_are_no_runs(tmp_path: Path) -> None:
