@@ -38,6 +38,7 @@ def command(what: Optional[str], as_json: bool) -> None:
         if explain_run.holds_snapshot(what):
             explain_run.show(what, as_json)
             return
+        explain_run.refuse_part(what)
     reading = _read(what)
     _show(reading, "the text" if what is None or what == "-" or not os.path.exists(what) else what, as_json)
 

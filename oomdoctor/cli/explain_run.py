@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import sys
 import zlib
 
 from oomdoctor.cli.output import write
-from oomdoctor.errors import EmptyInput
+from oomdoctor.errors import EmptyInput, ForeignInput
 
 # A snapshot as JSON begins with one of its few keys; a log of JSON lines does not.
 _JSON_SNAPSHOT = re.compile(
@@ -35,6 +36,36 @@ def holds_snapshot(path: str) -> bool:
     return is_pickle or bool(_JSON_SNAPSHOT.match(start) or _PAGE.match(start))
 
 
+def refuse_part(path: str) -> None:
+    """Send a person who named a part of a run folder to the whole.
+
+    Raises:
+        ForeignInput: it is a folder or file inside a run folder, and nothing by itself.
+    """
+    whole = os.path.abspath(path)
+    names: list[str] = []
+    for _ in range(3):
+        whole, name = os.path.split(whole)
+        names.insert(0, name)
+        known = names[0] in ("processes", "launchers") or (names == ["run.json"])
+        if known and _is_run_folder(whole):
+            shown = os.path.relpath(whole)
+            shown = whole if shown.startswith("../..") else shown
+            raise ForeignInput(
+                "this belongs to a run folder",
+                where=path,
+                next_step=f"oomdoctor explain {shlex.quote(shown)}",
+            )
+
+
+def _is_run_folder(path: str) -> bool:
+    try:
+        with open(os.path.join(path, "run.json"), "rb") as file:
+            return b"oomdoctor.run/" in file.read(4096)
+    except OSError:
+        return False
+
+
 def show(path: str, as_json: bool) -> None:
     """Explain a run folder, or a single snapshot file, on standard output.
 
@@ -43,6 +74,8 @@ def show(path: str, as_json: bool) -> None:
     """
     from oomdoctor.diagnosis.run import diagnose_run, diagnose_snapshot
 
+    if os.path.isdir(path) and not _is_run_folder(path):
+        refuse_part(path)
     try:
         run = diagnose_run(path) if os.path.isdir(path) else diagnose_snapshot(path)
     except EmptyInput:
