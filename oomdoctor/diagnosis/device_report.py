@@ -224,8 +224,8 @@ def _about_request(state: DeviceState, request: Request, snapshot: Snapshot) -> 
             Finding(
                 "fits-and-was-not-used",
                 f"{fitting:,} free {'block is' if fitting == 1 else 'blocks are'} large enough now: they "
-                "came free while memory ran out, and the allocator does not look again (pytorch/pytorch#189504). "
-                "A second try may succeed.",
+                "came free while memory ran out, and the allocator does not look again "
+                "(pytorch/pytorch#189504). A second try may succeed.",
                 "recorded",
                 largest,
                 {"blocks": fitting},

@@ -49,7 +49,7 @@ def ended(run: RunFolder, process: Process, called: str) -> Optional[Ended]:
     returncode = integer(launcher.document, "returncode") if launcher else None
     runs = _runs(process, launcher, returncode)
     signal_number = _signal(returncode)
-    if process.dumps and runs is False and signal_number is None:
+    if process.dumps and not runs and signal_number is None:
         return None
     what = "no snapshot" if not process.dumps else "no snapshot of its end"
     verb = "has left" if runs else "left"

@@ -65,7 +65,8 @@ def effective_variable(
     """Which of the variables that were set takes effect; None where none does.
 
     Args:
-        in_effect: the snapshot's ``allocator_settings``; what they show comes before what a release should do.
+        in_effect: the snapshot's ``allocator_settings``; what they show comes before what a release
+            should do.
     """
     for name in (LEGACY, HIP):
         if name in asked:
@@ -76,7 +77,7 @@ def effective_variable(
 
 
 def took_effect(conf: str, in_effect: Optional[dict[str, Any]]) -> bool:
-    """Whether the settings in effect show that these were read: the text itself, or a value that is no default."""
+    """Whether the settings in effect show that these were read: the text itself, or a value of its own."""
     if not in_effect or not conf:
         return False
     if in_effect.get("PYTORCH_CUDA_ALLOC_CONF") == conf:

@@ -42,9 +42,13 @@ def render(run: RunDiagnosis, ink: Ink) -> str:
         parts.append(_nothing_failed(run, ink))
     elif len(run.ooms) > 1:
         parts.append(_table(run, ink))
-    parts += [_screen(case, ink) for case in shown[:_SCREENS]]
-    if len(shown) > _SCREENS:
-        parts.append(f"{len(shown) - _SCREENS} more: --json has all of them.")
+    alike = _alike(shown)
+    for first, *others in alike[:_SCREENS]:
+        parts.append(_screen(first, ink))
+        if others:
+            parts.append(_others_alike(others, ink))
+    if len(alike) > _SCREENS:
+        parts.append(f"{sum(map(len, alike[_SCREENS:]))} more: --json has all of them.")
     parts += [_ended(one, ink) for one in run.ended[:_SCREENS]]
     if len(run.ended) > _SCREENS:
         parts.append(f"{len(run.ended) - _SCREENS} more left no snapshot: --json has all of them.")
@@ -71,6 +75,40 @@ def _worth_showing(run: RunDiagnosis) -> list[Case]:
         if case.report is not None or key not in last or last[key].report is None:
             last[key] = case
     return list(last.values())
+
+
+def _alike(cases: list[Case]) -> list[list[Case]]:
+    """The cases by kind: same verdict, same device class, same places in the code. Ranks fail alike."""
+    kinds: dict[object, list[Case]] = {}
+    for number, case in enumerate(cases):
+        report = case.report
+        kind: object = (case.is_oom, case.diagnosis.verdict, case.device_name)
+        if report is not None:
+            places = tuple(sorted(repr(live.place) for live in report.live[:_ROWS]))
+            kind = (kind, places, tuple(sorted(repr(pin.place) for pin in report.pins[:_ROWS])))
+        elif not case.is_oom:
+            kind = number
+        kinds.setdefault(kind, []).append(case)
+    return list(kinds.values())
+
+
+def _others_alike(cases: list[Case], ink: Ink) -> str:
+    """A line for each case that would only repeat the screen above it."""
+    most = 64
+    what = "the same verdict, from the same places" if cases[0].report else "the same verdict"
+    head = f"{len(cases)} more with {what}"
+    is_oom = cases[0].is_oom
+    lines = [ink(head, "bold")]
+    for case in cases[:most]:
+        facts = case.diagnosis.facts
+        figures = f"{_size(facts.allocated_bytes)} allocated, {_size(facts.free_bytes)} free"
+        if is_oom:
+            figures = f"{_size(facts.requested_bytes)} wanted, {figures}"
+        who = f"GPU {'-' if facts.device is None else facts.device}, {case.where}"
+        lines.append(f"  {who[: 78 - len(figures) - 2]}: {figures}")
+    if len(cases) > most:
+        lines.append(f"  {len(cases) - most} more: --json has all of them.")
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _nothing_failed(run: RunDiagnosis, ink: Ink) -> str:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from oomdoctor.cli import group
 from oomdoctor.diagnosis.run import diagnose_run
-from oomdoctor.errors import EmptyInput
+from oomdoctor.errors import EmptyInput, ForeignInput
 from oomdoctor.reporters import run_json, run_text
 from oomdoctor.reporters.ink import Ink
 from tests.run.building import GIB, add_dump, add_launcher, add_process, make_run
@@ -81,7 +81,8 @@ def test_text_says_what_a_person_needs(run: Path) -> None:
     assert result.exit_code == 0, result.output
     text = result.stdout
     assert "\x1b" not in text
-    assert "GPU 0, rank 1, pid 71 ran out of memory: fragmentation" in text
+    assert "GPU 0, rank 0, pid 70 ran out of memory: fragmentation" in text
+    assert "GPU 0, rank 1, pid 71: 1.00 GiB wanted, 20.00 GiB allocated, 1.00 MiB free" in text
     assert "600.00 MiB of 1.00 GiB needed" in " ".join(text.split())
     assert "update  transformers/cache_utils.py:88" in text
     assert "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in text
@@ -95,8 +96,6 @@ def test_the_documents_are_plain_values(run: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_one_message(tmp_path: Path) -> None:
-    from oomdoctor.errors import ForeignInput
-
     result = CliRunner().invoke(group, ["explain", str(tmp_path)])
     assert isinstance(result.exception, ForeignInput)
 
@@ -214,3 +213,41 @@ def test_a_long_command_is_broken_and_stays_pasteable(tmp_path: Path) -> None:
     assert all(len(line) <= 80 or " " not in line.strip(" \\") for line in shown.splitlines())
     assert " \\\n" in shown
     assert shlex.split(shown.replace("\\\n", "")) == shlex.split(found.ooms[0].next or "")
+
+
+def test_what_ranks_have_in_common_is_said_once(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run")
+    for rank in range(9):
+        stack = [USER] if rank < 8 else [TORCH, CACHE, USER]
+        plain = snapshot(
+            segment(0, live((20 + rank) * GIB, stack=stack)),
+            traces=[[event("alloc", 1), event("oom", 9 * GIB, addr=MIB)]],
+        )
+        process = add_process(made, 70 + rank, rank=rank)
+        add_dump(process, plain, total=(21 + rank) * GIB, requested=9 * GIB, free=MIB)
+    found = diagnose_run(str(made))
+    text = run_text.render(found, Ink(False))
+    assert text.count("Pool, stream") == 2, "one screen for each kind"
+    assert "7 more with the same verdict, from the same places" in text
+    assert "GPU 0, rank 7, pid 77: 9.00 GiB wanted, 27.00 GiB allocated, 1.00 MiB free" in text
+    assert len(run_json.document(found)["ooms"]) == 9
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "part", ["run.json", "processes", "processes/*", "processes/*/*.json", "launchers/*/launcher.json"]
+)
+def test_a_part_of_a_run_folder_names_the_whole(run: Path, part: str) -> None:
+    path = next(iter(sorted(run.glob(part))))
+    result = CliRunner().invoke(group, ["explain", str(path)])
+    assert isinstance(result.exception, ForeignInput)
+    assert "this belongs to a run folder" in str(result.exception)
+    assert f"oomdoctor explain {run}" in str(result.exception)
+
+
+def test_a_snapshot_and_a_log_inside_a_run_folder_are_read(run: Path) -> None:
+    snapshot_file = next(run.rglob("0001-oom.pickle"))
+    assert CliRunner().invoke(group, ["explain", str(snapshot_file)]).exit_code == 0
+    log = run / "train.log"
+    log.write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB.")
+    assert CliRunner().invoke(group, ["explain", str(log)]).exit_code == 0
