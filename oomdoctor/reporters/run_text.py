@@ -116,7 +116,8 @@ def _nothing_failed(run: RunDiagnosis, ink: Ink) -> str:
         return ink("No out-of-memory error in this snapshot; this is the state that it holds.", "bold")
     if not run.states:
         return ink("No out-of-memory error was recorded, and no snapshot.", "bold")
-    return ink("No out-of-memory error was recorded; this is the state at the last snapshot.", "bold")
+    last = "snapshot" if any(case.report for case in run.states) else "dump"
+    return ink(f"No out-of-memory error was recorded; this is the state at the last {last}.", "bold")
 
 
 def _table(run: RunDiagnosis, ink: Ink) -> str:
@@ -176,7 +177,7 @@ def _head(case: Case, ink: Ink) -> str:
     if case.torch_version:
         facts.append(f"torch {case.torch_version}")
     if case.dump:
-        facts.append(f"snapshot {case.dump}")
+        facts.append(f"{'snapshot' if case.report else 'dump'} {case.dump}")
     if case.of_process > 1:
         facts.append(f"OOM {case.sequence} of {case.of_process}")
     return title + ("\n" + ink(", ".join(facts), "dim") if facts else "")

@@ -244,7 +244,10 @@ _KINDS: dict[str, tuple[type, str]] = {
 
 
 def _wrong_types(document: Json, inside: str = "") -> list[str]:
-    """What a document says in another type than the format has, and is read as if it said nothing. Null may be."""
+    """What a document says in another type than the format has, and is read as if it said nothing.
+
+    Null may stand anywhere.
+    """
     found = []
     for key, value in document.items():
         if value is None or key == "stats":
