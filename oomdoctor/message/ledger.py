@@ -84,7 +84,7 @@ class Ledger:
     def _open(self, sighting: Sighting) -> _Event:
         facts = sighting.facts
         event = _Event(facts, dict(sighting.marks), facts.line or 0, len(self._events), sighting.tolerance)
-        event.stated = _stated(facts)
+        event.stated = stated_by(facts)
         self._events.append(event)
         self._recent.setdefault(sighting.group, deque(maxlen=_RECENT)).append(event)
         return event
@@ -96,7 +96,7 @@ class Ledger:
 
     def _find(self, sighting: Sighting) -> Optional[_Event]:
         facts, line = sighting.facts, sighting.facts.line or 0
-        stated = _stated(facts)
+        stated = stated_by(facts)
         near = [
             event
             for event in reversed(self._recent.get(sighting.group, ()))
@@ -123,7 +123,8 @@ class Ledger:
         return None
 
 
-def _stated(facts: OomFacts) -> dict[str, int]:
+def stated_by(facts: OomFacts) -> dict[str, int]:
+    """The numbers that facts state."""
     return {name: value for name in _COMPARED if (value := getattr(facts, name)) is not None}
 
 
@@ -150,7 +151,7 @@ def _agree(event: _Event, sighting: Sighting, stated: dict[str, int]) -> bool:
 def _merge(event: _Event, sighting: Sighting) -> None:
     """Fill what the event did not state with what this print of it does; the more telling family stays."""
     facts, more = event.facts, sighting.facts
-    if len(_stated(more)) > len(event.stated):
+    if len(stated_by(more)) > len(event.stated):
         facts, more = replace(more, line=facts.line), facts
     updates: dict[str, Any] = {
         item.name: getattr(more, item.name)
@@ -161,6 +162,6 @@ def _merge(event: _Event, sighting: Sighting) -> None:
     }
     updates["details"] = {**more.details, **facts.details}
     event.facts = replace(facts, **updates)
-    event.stated = _stated(event.facts)
+    event.stated = stated_by(event.facts)
     for key, value in sighting.marks:
         event.marks.setdefault(key, value)

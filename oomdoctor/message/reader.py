@@ -18,7 +18,8 @@ from oomdoctor.diagnosis.model import OomFacts
 from oomdoctor.message.cleaning import CleanText, clean
 from oomdoctor.message.grammars import sightings
 from oomdoctor.message.host import not_the_devices
-from oomdoctor.message.ledger import Ledger
+from oomdoctor.message.ledger import Ledger, stated_by
+from oomdoctor.message.quoting import only_named
 from oomdoctor.message.sighting import Sighting
 from oomdoctor.message.surroundings import Surroundings
 
@@ -212,7 +213,11 @@ class _Reader:
         lines = buffer[begin:end].decode("utf-8", errors="replace").split("\n")
         text = clean((number + index, line.rstrip("\r")) for index, line in enumerate(lines))
         self._surroundings.look(text.text)
-        found = sightings(text.text)
+        found = [
+            sighting
+            for sighting in sightings(text.text)
+            if stated_by(sighting.facts) or not only_named(text.text, sighting.start, sighting.end)
+        ]
         for sighting in found:
             self._enter(sighting, text)
         if not found and self._instead is None:
