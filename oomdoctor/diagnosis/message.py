@@ -7,6 +7,7 @@ from oomdoctor.diagnosis.message_findings import torch_findings
 from oomdoctor.diagnosis.message_remedies import torch_remedies
 from oomdoctor.diagnosis.message_verdict import rule
 from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts
+from oomdoctor.diagnosis.torch_settings import expandable_segments_on
 
 # Families of PyTorch's caching allocator; all others are looked up.
 _ALLOCATOR = ("torch-1.", "torch-2.", "torch-legacy", "torch-1EB")
@@ -25,6 +26,7 @@ def diagnose(facts: OomFacts) -> Diagnosis:
         preempted=bool(facts.details.get("preemptively_rejected")),
         segment_reserve=int(facts.details.get("expandable_segment_reserve_bytes") or 0),
         largest_block=int(facts.details.get("largest_block_bytes") or 0),
+        expandable=expandable_segments_on(facts.details),
         at_least=int(facts.details.get("requested_at_least_bytes") or 0),
     )
     verdict = Finding("verdict", ruling.why, ruling.basis, None, {"rule": ruling.rule, **ruling.evidence})

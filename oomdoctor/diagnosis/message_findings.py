@@ -8,6 +8,11 @@ from typing import Any, Optional
 from oomdoctor.diagnosis.message_accounting import Accounting, Amount
 from oomdoctor.diagnosis.message_verdict import Ruling
 from oomdoctor.diagnosis.model import Finding, OomFacts
+from oomdoctor.diagnosis.torch_settings import (
+    expandable_segments_on,
+    first_max_split_size_mb,
+    max_split_size_set_mb,
+)
 from oomdoctor.units import MIB, format_bytes
 
 
@@ -19,7 +24,7 @@ def torch_findings(facts: OomFacts, books: Accounting, ruling: Ruling) -> tuple[
         *_segment(facts),
         *_limit(facts, books),
         *_spilled(facts),
-        *_settings(facts, ruling),
+        *_settings(facts, books, ruling),
     ]
     return tuple(found)
 
@@ -142,7 +147,7 @@ def _spilled(facts: OomFacts) -> Iterator[Finding]:
         )
 
 
-def _settings(facts: OomFacts, ruling: Ruling) -> Iterator[Finding]:
+def _settings(facts: OomFacts, books: Accounting, ruling: Ruling) -> Iterator[Finding]:
     """Settings that were seen in the text and do not what they are set for."""
     settings: dict[str, str] = facts.details.get("settings") or {}
     if (
@@ -159,7 +164,25 @@ def _settings(facts: OomFacts, ruling: Ruling) -> Iterator[Finding]:
             None,
             {"setting": "garbage_collection_threshold"},
         )
-    if settings.get("expandable_segments") == "True" and "max_split_size_mb" in settings:
+    if (
+        expandable_segments_on(facts.details)
+        and books.holes
+        and ruling.verdict in ("fragmentation", "capacity")
+    ):
+        # Pages that are wholly free were unmapped before the error (release_cached_blocks).
+        yield Finding(
+            "expandable-segments-on",
+            "expandable_segments:True is on already: what is still reserved and unallocated lies in mapped"
+            " pages of 20 MiB (2 MiB for small tensors) that are partly in use, or belongs to private pools"
+            " and other streams. What helps is fewer live tensors, or the same ones in another order.",
+            "derived",
+            None,
+            {"setting": "expandable_segments"},
+        )
+    if ruling.verdict == "fragmentation":
+        yield from _expandable_unavailable(facts, settings)
+        yield from _split_already(facts)
+    if expandable_segments_on(facts.details) and "max_split_size_mb" in settings:
         # get_free_block's rules on max_split_size hit expandable blocks too (pytorch #123548).
         yield Finding(
             "settings-conflict",
@@ -174,4 +197,42 @@ def _settings(facts: OomFacts, ruling: Ruling) -> Iterator[Finding]:
             "hint-is-no-diagnosis",
             "PyTorch prints its hint about fragmentation whatever the cause; here the numbers say otherwise.",
             "derived",
+        )
+
+
+def _expandable_unavailable(facts: OomFacts, settings: dict[str, str]) -> Iterator[Finding]:
+    """Why expandable segments are not offered."""
+    if facts.details.get("expandable_segments_unsupported"):
+        # CUDAAllocatorConfig.cpp warns so where PYTORCH_C10_DRIVER_API_SUPPORTED is not defined: Windows.
+        ignored = " The setting in the text is ignored." if "expandable_segments" in settings else ""
+        yield Finding(
+            "expandable-segments-unsupported",
+            f"PyTorch on this platform has no expandable segments (Windows has none).{ignored}",
+            "stated",
+            None,
+            {"setting": "expandable_segments"},
+        )
+    elif facts.details.get("sleep_mode") and not expandable_segments_on(facts.details):
+        yield Finding(
+            "expandable-segments-conflict",
+            "Sleep mode is on, and its memory pool does not work with expandable segments.",
+            "stated",
+            None,
+            {"setting": "expandable_segments"},
+        )
+
+
+def _split_already(facts: OomFacts) -> Iterator[Finding]:
+    """max_split_size_mb that is set, and already below what failed."""
+    value = max_split_size_set_mb(facts.details)
+    first = first_max_split_size_mb(facts.requested_bytes) if facts.requested_bytes is not None else None
+    if value is not None and (first is None or value <= first) and not expandable_segments_on(facts.details):
+        yield Finding(
+            "max-split-size-set",
+            f"max_split_size_mb:{value} is set already, and "
+            + ("small enough for this request" if first is not None else "the request is too small for it")
+            + ": another value is no better founded.",
+            "derived",
+            None,
+            {"setting": "max_split_size_mb", "max_split_size_mb": value, "first_mb": first},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Optional
 
 from oomdoctor.diagnosis.message_accounting import Accounting
@@ -13,7 +14,9 @@ from oomdoctor.diagnosis.torch_settings import (
     EXPANDABLE_SEGMENTS_SINCE,
     MAX_SPLIT_SIZE_SINCE,
     Version,
+    expandable_segments_on,
     first_max_split_size_mb,
+    max_split_size_set_mb,
     parse_version,
     variable,
 )
@@ -25,6 +28,7 @@ RECORD = Remedy(
     "oomdoctor trace -- python infer.py",
     "recorded",
 )
+RECORD_ONE = replace(RECORD, summary="A message cannot say whether it helps. A recording proves it.")
 RECORD_ALONE = Remedy(
     "record",
     "A recording shows what held the memory at that moment.",
@@ -36,7 +40,8 @@ RECORD_ALONE = Remedy(
 def torch_remedies(facts: OomFacts, books: Accounting, ruling: Ruling) -> tuple[Remedy, ...]:
     """Remedies for the verdict. None but a recording where nothing else has a basis."""
     if ruling.verdict == "fragmentation":
-        return (*_fragmentation(facts, books), RECORD)
+        tries = _fragmentation(facts, books)
+        return (*tries, RECORD if len(tries) > 1 else RECORD_ONE if tries else RECORD_ALONE)
     if ruling.verdict == "impossible-request":
         return tuple(_impossible(facts))
     rules = {
@@ -63,14 +68,16 @@ def known_versions(facts: OomFacts) -> tuple[Optional[Version], Optional[Version
 def _fragmentation(facts: OomFacts, books: Accounting) -> list[Remedy]:
     newest = known_versions(facts)[1]
     settings = facts.details.get("settings") or {}
-    expandable_on = facts.details.get("expandable_segments") or settings.get("expandable_segments") == "True"
+    expandable_on = expandable_segments_on(facts.details)
     remedies = []
     split = _max_split_size(facts, newest)
     if not expandable_on:
         if split is not None:
             remedies.append(split)
         expandable = _expandable_segments(facts, newest)
-        if newest is not None and newest < EXPANDABLE_SEGMENTS_SINCE:
+        if facts.details.get("expandable_segments_unsupported") or facts.details.get("sleep_mode"):
+            pass  # a finding says why it is not offered
+        elif newest is not None and newest < EXPANDABLE_SEGMENTS_SINCE:
             remedies.append(expandable)
         else:
             remedies.insert(0, expandable)
@@ -92,6 +99,8 @@ def _expandable_segments(facts: OomFacts, newest: Optional[Version]) -> Remedy:
     when = "torch 2.1 or later; " if oldest is None or oldest < EXPANDABLE_SEGMENTS_SINCE else ""
     if newest is not None and newest < EXPANDABLE_SEGMENTS_SINCE:
         when = f"after an update to torch 2.1 or later; this is {newest[0]}.{newest[1]} at most; "
+    if "max_split_size_mb" in (facts.details.get("settings") or {}):
+        when += "in place of max_split_size_mb; "
     return Remedy(
         "expandable-segments",
         f"{when}not with vLLM's or SGLang's sleep mode, CUDA IPC or custom memory pools",
@@ -107,13 +116,14 @@ def _max_split_size(facts: OomFacts, newest: Optional[Version]) -> Optional[Reme
     if facts.family not in ("rocm", "npu") and not facts.family.startswith("torch"):
         return None  # XPU and others have no such setting
     value = first_max_split_size_mb(facts.requested_bytes)
-    if value is None:
+    already = max_split_size_set_mb(facts.details)
+    if value is None or (already is not None and already <= value):
         return None
     name = variable(facts.family, facts.details.get("variable"))
     return Remedy(
         "max-split-size",
         "below the failed request, so that blocks of its size stay whole: the largest power of two not above"
-        " half of it",
+        " half of it" + (f", in place of the {already} that is set" if already is not None else ""),
         f"{name}=max_split_size_mb:{value}",
         "estimated",
     )

@@ -32,6 +32,7 @@ def rule(
     segment_reserve: int = 0,
     largest_block: int = 0,
     at_least: int = 0,
+    expandable: bool = False,
 ) -> Ruling:
     """The verdict on an out-of-memory error of PyTorch's caching allocator.
 
@@ -43,6 +44,7 @@ def rule(
         segment_reserve: bytes of addresses of a segment, where the message says that they are too few.
         at_least: bytes asked for at least, where the message gives no more than that.
         largest_block: bytes of the largest block that the platform allocates, where the message says so.
+        expandable: expandable segments are on, so that holes are parts of mapped pages.
     """
     requested, total, free = books.requested, books.total, books.free
     holes = books.holes.bytes if books.holes else None
@@ -103,6 +105,13 @@ def rule(
             f" free. The holes held {format_bytes(holes)}, but none of them {format_bytes(requested)} in one"
             " piece."
         )
+        if expandable:
+            why = (
+                f"PyTorch needed to map {format_bytes(requested)} more and the device had"
+                f" {format_bytes(free)} free. Inside its expandable segments {format_bytes(holes)} are"
+                f" unallocated, but none of it is {format_bytes(requested)} in one piece, and pages that are"
+                " partly in use cannot be given back."
+            )
         formula = "reserved_unallocated_bytes >= requested_bytes"
         return _ruling("fragmentation", formula, holes - requested, (holes, requested), why)
     return _without_room(books, requested, free, holes)

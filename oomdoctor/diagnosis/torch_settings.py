@@ -8,7 +8,7 @@ Sources: ``AllocatorConfig::parseArgs`` in c10/cuda/CUDAAllocatorConfig.cpp (``C
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from oomdoctor.units import MIB
 
@@ -36,6 +36,20 @@ def variable(family: str, stated: Optional[str]) -> str:
     return {"npu": "PYTORCH_NPU_ALLOC_CONF", "rocm": "PYTORCH_HIP_ALLOC_CONF"}.get(
         family, "PYTORCH_CUDA_ALLOC_CONF"
     )
+
+
+def expandable_segments_on(details: dict[str, Any]) -> bool:
+    """Whether the text shows that expandable segments are in use: set, and the platform has them."""
+    if details.get("expandable_segments_unsupported"):
+        return False
+    settings = details.get("settings") or {}
+    return bool(details.get("expandable_segments")) or settings.get("expandable_segments") == "True"
+
+
+def max_split_size_set_mb(details: dict[str, Any]) -> Optional[int]:
+    """The ``max_split_size_mb`` that the text shows, in MiB."""
+    value = (details.get("settings") or {}).get("max_split_size_mb", "")
+    return int(value) if value.isdecimal() and len(value) < 10 else None
 
 
 def first_max_split_size_mb(requested_bytes: int) -> Optional[int]:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import pytest
 
 from oomdoctor.diagnosis.message import diagnose
+from oomdoctor.diagnosis.model import Diagnosis
 from oomdoctor.diagnosis.torch_settings import first_max_split_size_mb
 from oomdoctor.message import read_text
 from tests.message.formats import GIB, MIB, RELEASES, Numbers, Release
@@ -136,3 +137,88 @@ def test_every_basis_is_a_word_of_ours() -> None:
     for release in RELEASES:
         for remedy in diagnose(read_text(release.write(FRAGMENTED)).ooms[0]).remedies:
             assert remedy.basis in words
+
+
+P = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.95 GiB. GPU 0 has a total capacity of"
+    " 79.15 GiB of which 1.19 GiB is free. Including non-PyTorch memory, this process has 77.94 GiB memory in"
+    " use. Of the allocated memory 70.02 GiB is allocated by PyTorch, with 24.00 MiB allocated in private"
+    " pools (e.g., CUDA Graphs), and 7.32 GiB is reserved by PyTorch but unallocated. If reserved but"
+    " unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid"
+    " fragmentation."
+)
+
+
+def explained(before: str, message: str = P) -> Diagnosis:
+    return diagnose(read_text(f"{before}\n{message}\n").ooms[0])
+
+
+def findings(diagnosis: Diagnosis) -> set[str]:
+    return {found.id for found in diagnosis.findings}
+
+
+@pytest.mark.parametrize(
+    ("set_mb", "offered"), [(128, []), (512, []), (2048, ["PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:512"])]
+)
+def test_max_split_size_that_is_set_already(set_mb: int, offered: list[str]) -> None:
+    diagnosis = explained(f"PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:{set_mb} python train.py")
+    split = [remedy.command for remedy in diagnosis.remedies if remedy.id == "max-split-size"]
+    assert split == offered
+    assert ("max-split-size-set" in findings(diagnosis)) == (not offered)
+    assert diagnosis.remedies[0].command == "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    assert "in place of max_split_size_mb" in diagnosis.remedies[0].summary
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+        "docker run -e PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True image",
+        'os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"',
+        'os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")',
+        "env:\n- name: PYTORCH_CUDA_ALLOC_CONF\n  value: expandable_segments:True",
+        '        - name: PYTORCH_CUDA_ALLOC_CONF\n          value: "expandable_segments:True"',
+    ],
+)
+def test_expandable_segments_that_are_on_already(before: str) -> None:
+    diagnosis = explained(before)
+    assert diagnosis.verdict == "fragmentation"
+    assert "expandable-segments-on" in findings(diagnosis)
+    assert "expandable segments" in diagnosis.findings[0].summary
+    assert [remedy.id for remedy in diagnosis.remedies] == ["record"]
+    assert "which of them" not in diagnosis.remedies[0].summary
+
+
+@pytest.mark.parametrize(
+    ("before", "finding"),
+    [
+        ("vllm serve model --enable-sleep-mode", "expandable-segments-conflict"),
+        ("llm = LLM(model, enable_sleep_mode=True)", "expandable-segments-conflict"),
+        (
+            "AssertionError: Expandable segments are not compatible with memory pool.",
+            "expandable-segments-conflict",
+        ),
+        (
+            'File "C:\\ai\\venv\\lib\\site-packages\\torch\\nn\\modules\\module.py", line 1',
+            "expandable-segments-unsupported",
+        ),
+        ('File "D:\\ai\\torch\\nn\\modules\\module.py", line 1', "expandable-segments-unsupported"),
+        (
+            "UserWarning: expandable_segments not supported on this platform",
+            "expandable-segments-unsupported",
+        ),
+        (
+            "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True\nC:\\x\\site-packages\\torch\\a.py",
+            "expandable-segments-unsupported",
+        ),
+    ],
+)
+def test_expandable_segments_where_they_cannot_be(before: str, finding: str) -> None:
+    diagnosis = explained(before)
+    assert finding in findings(diagnosis)
+    assert [remedy.id for remedy in diagnosis.remedies] == ["max-split-size", "record"]
+    assert "whether it helps" in diagnosis.remedies[-1].summary
+
+
+def test_sleep_mode_that_is_off_changes_nothing() -> None:
+    assert explained("enable_sleep_mode=False").remedies[0].id == "expandable-segments"
