@@ -16,6 +16,17 @@ _ESCAPED_ANSI = re.compile(r"(?<!\\)\\+(?:u001[bB]|x1[bB]|033|e)\[[0-9;]*[A-Za-z
 _ESCAPED_CODE = re.compile(r"(?<!\\)\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
 _ESCAPED_BREAK = re.compile(r"(?<!\\)\\+[nr](?![a-z]{2,}[\\/])|<br\s*/?>")  # not the \n of C:\new\...
 _ESCAPED_OTHER = re.compile(r"(?<!\\)\\+([\"'`/t])")
+_ENTITIES = (
+    ("&nbsp;", " "),
+    ("&#160;", " "),
+    ("&gt;", ">"),
+    ("&lt;", "<"),
+    ("&quot;", '"'),
+    ("&#34;", '"'),
+    ("&#39;", "'"),
+    ("&apos;", "'"),
+    ("&amp;", "&"),
+)
 _SPACES = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _LAST_RUN = re.compile(r"[\w.]{1,40}$")
 _FIRST_RUN = re.compile(r"[\w.]{1,40}")
@@ -198,7 +209,8 @@ def unescape(line: str) -> str:
     elif "<br" in line:
         line = _ESCAPED_BREAK.sub("\n", line)
     if "&" in line:
-        line = line.replace("&gt;", ">").replace("&lt;", "<").replace("&quot;", '"').replace("&#39;", "'")
+        for entity, character in _ENTITIES:
+            line = line.replace(entity, character)
     return line.replace("**", "").replace("`", "").replace("\r", "\n") if line else line
 
 

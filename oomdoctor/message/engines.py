@@ -89,7 +89,29 @@ VLLM = grammar(
     ),
 )
 
-SERVERS = grammar(
+# sglang/srt/model_executor/model_runner.py (init_torch_distributed): in GiB, the least that any rank has free, and
+# what this one has.
+_UNBALANCED = (
+    r"[Tt]he memory capacity is unbalanced"
+    r"(?:\.? Some GPUs may be occupied by other processes\.?)?"
+    r"(?: (?:pre_model_load_memory|min_per_gpu_memory) ?= ?(?P<least>\d{1,6}(?:\.\d{1,20})?),?)?"
+    r"(?: local_gpu_memory ?= ?(?P<local>\d{1,6}(?:\.\d{1,20})?))?"
+)
+
+
+def _unbalanced(text: str) -> Iterator[Sighting]:
+    for match in compile_template(_UNBALANCED).finditer(text):
+        least, local = match.group("least"), match.group("local")
+        facts = OomFacts(
+            family="sglang-unbalanced",
+            kind="refusal",
+            free_bytes=to_bytes(f"{local} GiB") if local else None,
+            details={"least_free_bytes": to_bytes(f"{least} GiB")} if least else {},
+        )
+        yield Sighting(match.start(), match.end(), facts, group="sglang-unbalanced")
+
+
+_BUDGETS = grammar(
     "SGLang, TGI, exllama",
     (
         "mem-fraction",
@@ -106,7 +128,7 @@ SERVERS = grammar(
         # sglang/srt/model_executor/model_runner.py and managers/scheduler (retract, prefill)
         Pattern(
             "sglang",
-            r"Not enough memory[.;,:]? Please try (?:to )?(?:increas|decreas|lower)\w*"
+            r"Not enough memory[.;,:]? Please try (?:to )?(?P<direction>(?:increas|decreas|lower)\w*)"
             r" --?-?mem[-_]fraction[-_]static",
             kind="refusal",
         ),
@@ -114,7 +136,6 @@ SERVERS = grammar(
             "sglang",
             r"(?P<stage>Prefill|Decode) out of memory\.? Try to lower your batch size",
         ),
-        Pattern("sglang", r"[Tt]he memory capacity is unbalanced", kind="refusal"),
         # text-generation-inference, server/text_generation_server/models/flash_causal_lm.py: raised from OOM
         # in warm-up
         Pattern(
@@ -139,6 +160,14 @@ SERVERS = grammar(
         ),
     ),
 )
+
+
+def _servers(text: str) -> Iterator[Sighting]:
+    yield from _BUDGETS.read(text)
+    yield from _unbalanced(text)
+
+
+SERVERS = Grammar(_BUDGETS.name, _BUDGETS.needles, _servers)
 
 TENSORRT = grammar(
     "TensorRT and TensorRT-LLM",
@@ -194,7 +223,16 @@ TENSORRT = grammar(
 # The first line is printed once an allocation and rounds to MiB; those after it give the bytes.
 GGML = grammar(
     "llama.cpp, ggml and ollama",
-    ("cudamalloc failed", "ggml", "buffer of size", "hipmalloc failed", "musamalloc failed"),
+    (
+        "cudamalloc failed",
+        "ggml",
+        "buffer of size",
+        "hipmalloc failed",
+        "musamalloc failed",
+        "unable to allocate",
+        "failed to allocate",
+        "iogpucommandbuffer",
+    ),
     (
         Pattern(
             "ggml",
@@ -235,5 +273,9 @@ GGML = grammar(
             follows=40,
         ),
         Pattern("ggml-vulkan", r"vk::Device::allocateMemory: ErrorOutOfDeviceMemory", follows=20),
+        Pattern(
+            "ggml-metal",
+            r"(?:Insufficient Memory \()?(?:\w{1,16}:)?kIOGPUCommandBufferCallbackErrorOutOfMemory",
+        ),
     ),
 )

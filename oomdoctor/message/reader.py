@@ -43,6 +43,9 @@ TRIGGERS: tuple[bytes, ...] = (
     b"ut of res",
     b"o allocate",  # tried, failed, unable to allocate
     b"ot allocate",  # could not, cannot allocate
+    b"f&nbsp;mem",  # out of memory, copied from HTML
+    b"o&nbsp;all",
+    b"&nbsp;of&nbsp;",
     b"OUT_OF_",  # CUDA_ERROR_OUT_OF_MEMORY
     b"OUT OF M",
     b"_ALLOC",  # CUBLAS_STATUS_ALLOC_FAILED, PYTORCH_CUDA_ALLOC_CONF
