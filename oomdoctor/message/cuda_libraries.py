@@ -151,6 +151,7 @@ _HOST = (
         "cgroup",
         "oomkilled",
         "pinned host",
+        "pinned memory",
         "cpuallocator",
     ),
     *("slurmstepd", "redis", "postgres", "system memory"),

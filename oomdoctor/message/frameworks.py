@@ -33,6 +33,7 @@ TENSORFLOW = grammar(
         Pattern(
             "tensorflow",
             r"OOM when allocating tensor (?:with shape ?\[(?P<mark_shape>[\d,\x20]{0,200})\]|of shape)"
+            r"(?! [^\n]{0,240}?(?:device:CPU:\d| by allocator cpu\b))"  # the host's memory
             r"(?: and type (?P<type>\w{1,20}))?(?: on [^\s]{0,120}?device:\w{1,10}:(?P<device>\d{1,4}))?",
             group="xla",
             tolerance=1e-2,
