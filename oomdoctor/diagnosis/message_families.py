@@ -131,14 +131,12 @@ MEANINGS: dict[str, Meaning] = {
     "sglang": Meaning(
         "limit",
         "SGLang's own budget, what is left of mem-fraction-static after the weights, does not suffice.",
-        (
-            (
-                "mem-fraction-static",
-                "raise it where the pool is too small, lower it where CUDA graphs or activations fail",
-                "--mem-fraction-static 0.92",
-                "estimated",
-            ),
-        ),
+    ),
+    "sglang-unbalanced": Meaning(
+        "other-process",
+        "SGLang found much less free memory on one GPU than on another before it loaded the model: another"
+        " process holds memory there.",
+        (_SEE_PROCESSES,),
     ),
     "tgi": Meaning(
         "limit",
@@ -324,7 +322,17 @@ def diagnose_other(facts: OomFacts) -> Diagnosis:
         for name, summary, command, basis in meaning.remedies
         if command is None or words.fill(command)
     ]
-    for add in (_vllm_free, _vllm_blocks, _vllm_kv, _triton, _mps, _shape, _over_limit):
+    for add in (
+        _vllm_free,
+        _vllm_blocks,
+        _vllm_kv,
+        _sglang,
+        _sglang_unbalanced,
+        _triton,
+        _mps,
+        _shape,
+        _over_limit,
+    ):
         more = add(facts)
         if more is not None:
             findings[1:1] = more[0]
@@ -406,12 +414,7 @@ def _vllm_blocks(facts: OomFacts) -> Optional[_Addition]:
     return (
         [],
         [
-            Remedy(
-                "gpu-memory-utilization",
-                "give vLLM more of the device (0.9 unless told otherwise)",
-                "--gpu-memory-utilization 0.95",
-                "estimated",
-            ),
+            _more_for_vllm(facts, "give vLLM more of the device"),
             Remedy(
                 "shorter",
                 "or leave more of it to the cache: a smaller dtype, more devices",
@@ -423,11 +426,91 @@ def _vllm_blocks(facts: OomFacts) -> Optional[_Addition]:
     )
 
 
+def _more_for_vllm(facts: OomFacts, summary: str) -> Remedy:
+    """A larger gpu_memory_utilization than the one in the text, where there is one to be had."""
+    given = facts.details.get("gpu_memory_utilization")
+    if given is not None and given >= 0.95:
+        return Remedy(
+            "gpu-memory-utilization",
+            f"gpu_memory_utilization is {given:g} already: there is hardly more of the device to give",
+            None,
+            "stated",
+        )
+    now = "0.9 unless told otherwise" if given is None else f"it is {given:g}"
+    return Remedy(
+        "gpu-memory-utilization", f"{summary} ({now})", "--gpu-memory-utilization 0.95", "estimated"
+    )
+
+
+def _sglang(facts: OomFacts) -> Optional[_Addition]:
+    """The direction in which mem-fraction-static has to go from the value in the text."""
+    if facts.family != "sglang":
+        return None
+    name, option, given = (
+        "mem-fraction-static",
+        "--mem-fraction-static",
+        facts.details.get("mem_fraction_static"),
+    )
+    now = "" if given is None else f" (it is {given:g})"
+    if facts.details.get("stage") or not str(facts.details.get("direction", "increase")).startswith("incr"):
+        less = 0.8 if given is None else max(0.05, given - 0.1)
+        summary = f"leave more of the device to activations and CUDA graphs{now}"
+        return [], [Remedy(name, summary, f"{option} {less:.2f}", "estimated")], None
+    if given is None or given < 0.95:
+        more = 0.92 if given is None or given < 0.92 else 0.95
+        return (
+            [],
+            [Remedy(name, f"give the weights and the pool more{now}", f"{option} {more}", "estimated")],
+            None,
+        )
+    return (
+        [],
+        [
+            Remedy(
+                name,
+                f"mem-fraction-static is {given:g} already: there is hardly more of the device to give",
+                None,
+                "stated",
+            ),
+            Remedy(
+                "spread", "spread the weights over more devices, or quantize them", "--tp-size 2", "estimated"
+            ),
+        ],
+        None,
+    )
+
+
+def _sglang_unbalanced(facts: OomFacts) -> Optional[_Addition]:
+    least = facts.details.get("least_free_bytes")
+    if facts.family != "sglang-unbalanced" or least is None or facts.free_bytes is None:
+        return None
+    finding = Finding(
+        "unbalanced",
+        f"One GPU has {format_bytes(least)} free and this one {format_bytes(facts.free_bytes)}:"
+        f" {format_bytes(facts.free_bytes - least)} less, and SGLang wants them within a tenth.",
+        "derived",
+        facts.free_bytes - least,
+        {"formula": "free_bytes - least_free_bytes"},
+    )
+    return [finding], [], None
+
+
 def _vllm_kv(facts: OomFacts) -> Optional[_Addition]:
     if facts.family != "vllm-kv":
         return None
     details = facts.details
     findings: list[Finding] = []
+    held, wanted = details.get("kv_cache_tokens"), details.get("max_model_len")
+    if held and wanted:
+        findings.append(
+            Finding(
+                "too-long",
+                f"The model's longest request has {wanted:,} tokens, and the KV cache holds {held:,}.",
+                "stated",
+                None,
+                {"max_model_len": wanted, "kv_cache_tokens": held},
+            )
+        )
     needed, available = details.get("kv_cache_needed_bytes"), details.get("kv_cache_available_bytes")
     longest, basis = details.get("kv_cache_tokens") or details.get("estimated_max_model_len"), "stated"
     if needed and available is not None:
@@ -458,14 +541,7 @@ def _vllm_kv(facts: OomFacts) -> Optional[_Addition]:
                 "stated" if basis == "stated" else "derived",
             )
         )
-    remedies.append(
-        Remedy(
-            "gpu-memory-utilization",
-            "or give vLLM more of the device, if it is free",
-            "--gpu-memory-utilization 0.95",
-            "estimated",
-        )
-    )
+    remedies.append(_more_for_vllm(facts, "or give vLLM more of the device, if it is free"))
     return findings, remedies, None
 
 
