@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _TITLES: dict[Verdict, str] = {
     "unknown": "the text does not say why",
 }
 _SHOWN_ELSEWHERE = {"verdict", "reserved-unallocated", "unnamed-memory", "own-non-pytorch", "other-process"}
+
+_PRINTED = re.compile(r"(?<![\d.,])(\d{1,15}(?:\.\d{1,6})?) ?([KMGTPE])iB")
 
 
 def render(diagnoses: Sequence[Diagnosis], ink: Ink) -> str:
@@ -87,9 +90,11 @@ def _headline(diagnosis: Diagnosis, ink: Ink, where: bool) -> str:
     device = "GPU" if facts.device is None else f"GPU {facts.device}"
     title = _TITLES[diagnosis.verdict]
     if facts.kind == "refusal":
-        what = f"{facts.family} refused to start"
+        what = f"{facts.family.removesuffix('-unbalanced')} refused to start"
     elif facts.family == "triton":
-        what, title = "Triton", "a kernel's shared memory, not the device's"
+        resource = facts.details.get("resource", "shared memory")
+        whose = "device's" if resource == "shared memory" else "device's memory"
+        what, title = "Triton", f"a kernel's {resource}, not the {whose}"
     elif facts.kind == "disguised":
         what = f"{'PyTorch' if facts.family == 'disguised' else facts.family}, out of memory in disguise"
     else:
@@ -194,12 +199,23 @@ def _explanation(diagnosis: Diagnosis, has_picture: bool) -> str:
             basis = "" if finding.id == "verdict" else f" ({finding.basis})"
             paragraphs.append(finding.summary + basis)
     if diagnosis.facts.requested_bytes is not None and not has_picture:
-        paragraphs.append(f"Asked for: {format_bytes(diagnosis.facts.requested_bytes)} (stated)")
+        paragraphs.append(
+            f"Asked for: {_as_printed(diagnosis.facts, diagnosis.facts.requested_bytes)} (stated)"
+        )
     wrapped = [
         textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
         for paragraph in paragraphs
     ]
     return "\n".join(wrapped)
+
+
+def _as_printed(facts: OomFacts, size_bytes: int) -> str:
+    """A stated size in the unit that the text has it in."""
+    for printed in _PRINTED.finditer(facts.text):
+        unit = 1 << 10 * ("KMGTPE".index(printed.group(2)) + 1)
+        if round(float(printed.group(1)) * unit) == size_bytes:
+            return f"{printed.group(1)} {printed.group(2)}iB"
+    return format_bytes(size_bytes)
 
 
 def _remedies(diagnosis: Diagnosis, ink: Ink) -> str:

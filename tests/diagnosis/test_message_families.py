@@ -71,6 +71,19 @@ def test_sglang_that_finds_a_gpu_occupied() -> None:
     assert [remedy.id for remedy in diagnosis.remedies] == ["see-processes"]
 
 
+def test_triton_registers_are_not_shared_memory() -> None:
+    head = "triton.runtime.errors.OutOfResources: out of resource: "
+    registers = shown(head + "registers, Required: 131072, Hardware limit: 65536.")
+    assert "a kernel's registers, not the device's memory" in registers
+    assert "shared memory" not in registers
+    memory = shown(head + "shared memory, Required: 131072, Hardware limit: 101376.")
+    assert "a kernel's shared memory, not the device's" in memory
+
+
+def test_a_stated_size_keeps_its_unit() -> None:
+    assert "Asked for: 3000.00 GiB (stated)" in shown("CUDA out of memory. Tried to allocate 3000.00 GiB")
+
+
 def test_vllm_length_and_what_the_cache_holds() -> None:
     text = shown(
         "ValueError: The model's max seq len (32768) is larger than the maximum number of tokens that can be"
