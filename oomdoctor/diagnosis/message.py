@@ -27,6 +27,7 @@ def diagnose(facts: OomFacts) -> Diagnosis:
         segment_reserve=int(facts.details.get("expandable_segment_reserve_bytes") or 0),
         largest_block=int(facts.details.get("largest_block_bytes") or 0),
         expandable=expandable_segments_on(facts.details),
+        allowed=facts.allowed_bytes,
         at_least=int(facts.details.get("requested_at_least_bytes") or 0),
     )
     verdict = Finding("verdict", ruling.why, ruling.basis, None, {"rule": ruling.rule, **ruling.evidence})

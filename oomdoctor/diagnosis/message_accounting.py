@@ -149,8 +149,10 @@ def _unnamed(
     own_pid: Optional[int],
     others: tuple[OtherProcess, ...],
 ) -> Optional[Amount]:
-    if facts.total_bytes is None or facts.free_bytes is None or reserved is None:
+    if facts.total_bytes is None or facts.free_bytes is None:
         return None
+    if reserved is None:
+        return _unnamed_or_cached(facts, facts.total_bytes, facts.free_bytes, others)
     taken = reserved.bytes + (own.bytes if own else 0) + sum(process.bytes or 0 for process in others)
     rest = facts.total_bytes - facts.free_bytes - taken
     if rest <= slack(facts.total_bytes, facts.free_bytes, reserved.bytes, taken):
@@ -160,3 +162,15 @@ def _unnamed(
     if others and not own_pid:
         formula += " - other_processes[].bytes"
     return Amount(rest, "derived", formula)
+
+
+def _unnamed_or_cached(
+    facts: OomFacts, total: int, free: int, others: tuple[OtherProcess, ...]
+) -> Optional[Amount]:
+    """Of cudaMallocAsync, which does not say what its pool keeps: what is neither live nor free."""
+    if facts.family != "cuda-malloc-async" or facts.allocated_bytes is None or others:
+        return None
+    rest = total - free - facts.allocated_bytes
+    if rest <= slack(total, free, facts.allocated_bytes):
+        return None
+    return Amount(rest, "derived", "total_bytes - allocated_bytes - free_bytes")

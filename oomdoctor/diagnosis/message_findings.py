@@ -63,10 +63,11 @@ def _memory(facts: OomFacts, books: Accounting) -> Iterator[Finding]:
             _evidence(facts, books.holes),
         )
     if books.unnamed is not None:
+        whose = "the pool's cache, " if books.reserved is None else ""
         yield Finding(
             "unnamed-memory",
-            f"{format_bytes(books.unnamed.bytes)} belong to nobody in the message: CUDA contexts, NCCL, other"
-            " processes.",
+            f"{format_bytes(books.unnamed.bytes)} belong to nobody in the message: {whose}CUDA contexts,"
+            " NCCL, other processes.",
             books.unnamed.basis,
             books.unnamed.bytes,
             _evidence(facts, books.unnamed),

@@ -41,6 +41,8 @@ def torch_remedies(facts: OomFacts, books: Accounting, ruling: Ruling) -> tuple[
     """Remedies for the verdict. None but a recording where nothing else has a basis."""
     if ruling.verdict == "fragmentation":
         tries = _fragmentation(facts, books)
+        if books.total and books.others_bytes > books.total // 2:
+            tries.append(_crowded(books))
         return (*tries, RECORD if len(tries) > 1 else RECORD_ONE if tries else RECORD_ALONE)
     if ruling.verdict == "impossible-request":
         return tuple(_impossible(facts))
@@ -91,6 +93,17 @@ def _fragmentation(facts: OomFacts, books: Accounting) -> list[Remedy]:
             )
         )
     return remedies
+
+
+def _crowded(books: Accounting) -> Remedy:
+    """What to do about other processes that hold most of a device whose holes are the nearer cause."""
+    pids = ",".join(str(process.pid) for process in books.others)
+    return Remedy(
+        "see-others",
+        f"or end or move what holds most of this device: {format_bytes(books.others_bytes)}, pid {pids}",
+        f"ps -o pid,user,etime,args -p {pids}",
+        "stated",
+    )
 
 
 def _expandable_segments(facts: OomFacts, newest: Optional[Version]) -> Remedy:

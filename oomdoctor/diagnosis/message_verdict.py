@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
-from oomdoctor.diagnosis.message_accounting import Accounting, slack
+from oomdoctor.diagnosis.message_accounting import NO_LIMIT, Accounting, slack
 from oomdoctor.diagnosis.model import Basis, Verdict
 from oomdoctor.units import GIB, format_bytes
 
@@ -33,6 +33,7 @@ def rule(
     largest_block: int = 0,
     at_least: int = 0,
     expandable: bool = False,
+    allowed: Optional[int] = None,
 ) -> Ruling:
     """The verdict on an out-of-memory error of PyTorch's caching allocator.
 
@@ -45,6 +46,7 @@ def rule(
         at_least: bytes asked for at least, where the message gives no more than that.
         largest_block: bytes of the largest block that the platform allocates, where the message says so.
         expandable: expandable segments are on, so that holes are parts of mapped pages.
+        allowed: the limit as printed, even where it is the whole device.
     """
     requested, total, free = books.requested, books.total, books.free
     holes = books.holes.bytes if books.holes else None
@@ -98,6 +100,19 @@ def rule(
             " it was a limit that is not printed (a memory fraction: torch 2.1 to 2.4 leave it out), memory"
             " that came free only afterwards, the host's memory, or the driver's own fragmentation."
         )
+        if allowed is not None and allowed < NO_LIMIT and reserved is not None:
+            under = reserved + requested <= allowed
+            why = (
+                f"The device had {format_bytes(free)} free, more than the {format_bytes(requested)} asked"
+                f" for, and {format_bytes(reserved)} reserved and the request "
+                + (
+                    f"stay under the {format_bytes(allowed)} that PyTorch may reserve. So it was memory that"
+                    " came free only afterwards, the host's memory, or the driver's own fragmentation."
+                    if under
+                    else f"exceed the {format_bytes(allowed)} that PyTorch may reserve; but the holes held"
+                    f" {format_bytes(holes)}, so it may be the limit or the holes' shape."
+                )
+            )
         return Ruling("unknown", "requested_bytes <= free_bytes", why, margin_bytes=free - requested)
     if holes >= requested:
         why = (
@@ -124,6 +139,17 @@ def _without_holes(books: Accounting, requested: int) -> Ruling:
     if total is None or free is None or requested <= free or allocated < total - total // 10:
         why = "The text does not give the numbers that would tell."
         return Ruling("unknown", "numbers missing", why, "stated")
+    unnamed = books.unnamed.bytes if books.unnamed else 0
+    if free + unnamed >= requested:
+        why = (
+            f"Live tensors hold {format_bytes(allocated)} of {format_bytes(total)}, and {format_bytes(free)}"
+            f" are free. {format_bytes(unnamed)} are neither: the allocator's own cache, contexts or other"
+            f" processes. That would hold the {format_bytes(requested)} asked for, but the text does not say"
+            " whose it is."
+        )
+        formula = "free_bytes + unnamed_bytes >= requested_bytes"
+        margin = free + unnamed - requested
+        return Ruling("unknown", formula, why, margin_bytes=margin, evidence={"formula": formula})
     why = (
         f"Live tensors hold {format_bytes(allocated)} of {format_bytes(total)}, and {format_bytes(free)} are "
         f"free: less than the {format_bytes(requested)} asked for."

@@ -89,8 +89,8 @@ VLLM = grammar(
     ),
 )
 
-# sglang/srt/model_executor/model_runner.py (init_torch_distributed), in GiB: the least that any rank has free,
-# and what this one has.
+# sglang/srt/model_executor/model_runner.py (init_torch_distributed), in GiB: the least that any rank has
+# free, and what this one has.
 _UNBALANCED = (
     r"[Tt]he memory capacity is unbalanced"
     r"(?:\.? Some GPUs may be occupied by other processes\.?)?"

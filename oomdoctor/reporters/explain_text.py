@@ -152,7 +152,10 @@ def _rows(facts: OomFacts, books: Accounting) -> list[_Row]:
             rows.append(_Row(f"pid {process.pid}", process.bytes, "another process", "stated"))
     if books.unnamed is not None:
         whose = "others" if books.own is not None else "context, NCCL, others"
-        rows.append(_Row("not PyTorch's", books.unnamed.bytes, whose, _basis(facts, books.unnamed)))
+        name = "not PyTorch's"
+        if books.reserved is None:
+            name, whose = "unaccounted", "pool's cache, context, others"
+        rows.append(_Row(name, books.unnamed.bytes, whose, _basis(facts, books.unnamed)))
     if books.free is not None:
         rows.append(_Row("free", books.free, "", "stated"))
     return rows

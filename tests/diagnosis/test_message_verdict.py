@@ -13,6 +13,8 @@ from oomdoctor.diagnosis.message import diagnose
 from oomdoctor.diagnosis.message_accounting import account
 from oomdoctor.diagnosis.model import Diagnosis, Finding, OomFacts, OtherProcess
 from oomdoctor.message import read_text
+from oomdoctor.reporters.explain_text import render
+from oomdoctor.reporters.ink import Ink
 
 MIB, GIB = 1 << 20, 1 << 30
 CLASSIC = (
@@ -192,3 +194,62 @@ def test_more_holes_never_turn_fragmentation_into_capacity(some: OomFacts, more:
         return
     other = replace(one, reserved_unallocated_bytes=one.reserved_unallocated_bytes + more)
     assert diagnose(other).verdict in ("fragmentation", "limit")
+
+
+@pytest.mark.parametrize("allowed", [20, 24])
+def test_a_printed_limit_is_not_called_unprinted(allowed: int) -> None:
+    diagnosis = diagnose(
+        facts(
+            requested_bytes=GIB,
+            total_bytes=24 * GIB,
+            free_bytes=9 * GIB,
+            allocated_bytes=10 * GIB,
+            process_in_use_bytes=None,
+            allowed_bytes=allowed * GIB,
+        )
+    )
+    assert diagnosis.verdict == "unknown"
+    why = diagnosis.findings[0].summary
+    assert "not printed" not in why
+    assert f"{allowed}.00 GiB" in why
+    assert "10.50 GiB" in why
+
+
+ASYNC = (
+    "torch.OutOfMemoryError: Allocation on device 0 would exceed allowed memory. (out of memory)\n"
+    "Currently allocated     : {allocated}\nRequested               : {requested}\n"
+    "Device limit            : 23.99 GiB\nFree (according to CUDA): 12.00 MiB\n"
+    "PyTorch limit (set by user-supplied memory fraction)\n                        : 17179869184.00 GiB"
+)
+
+
+def test_malloc_async_does_not_say_what_its_pool_keeps() -> None:
+    (event,) = read_text(ASYNC.format(allocated="21.93 GiB", requested="768.00 MiB")).ooms
+    diagnosis = diagnose(event)
+    assert diagnosis.verdict == "unknown"
+    unnamed = finding(diagnosis, "unnamed-memory")
+    assert unnamed.basis == "derived"
+    assert unnamed.bytes is not None
+    assert unnamed.bytes / GIB == pytest.approx(2.05, abs=0.005)
+    (row,) = [line for line in render([diagnosis], Ink()).splitlines() if "unaccounted" in line]
+    assert "2.05 GiB" in row
+    assert "derived" in row
+    (full,) = read_text(ASYNC.format(allocated="23.90 GiB", requested="768.00 MiB")).ooms
+    assert diagnose(full).verdict == "capacity"
+
+
+def test_a_process_that_holds_most_of_the_device_is_named_beside_holes() -> None:
+    crowded = diagnose(
+        facts(
+            requested_bytes=GIB,
+            free_bytes=GIB // 2,
+            allocated_bytes=10 * GIB,
+            reserved_unallocated_bytes=2 * GIB,
+            process_in_use_bytes=13 * GIB,
+            other_processes=(OtherProcess(4711, 60 * GIB),),
+        )
+    )
+    assert crowded.verdict == "fragmentation"
+    remedy = next(found for found in crowded.remedies if found.id == "see-others")
+    assert "4711" in (remedy.command or "")
+    assert "60.00 GiB" in remedy.summary
