@@ -169,6 +169,8 @@ _SPEAKERS = (
 )
 # Marks that let two prints of one error be told from two errors.
 _SOURCE = re.compile(r"(?:(?:at|in)\s+(?:file\s+)?)?([\w./\\-]{1,200}\.(?:cu|cuh|cpp|cc|h|hpp|c|rs)):(\d+)")
+_TRIED = re.compile(r"\.?\s+[Tt]ried to allocate\s+\d")
+_GGML_DEVICE = re.compile(r"\n\s{0,4}current device: (\d{1,4})")
 
 
 def _has(text: str, words: tuple[str, ...]) -> bool:
@@ -187,17 +189,20 @@ def _driver(text: str) -> Iterator[Sighting]:
         if match.group("words"):
             if text[match.end() : match.end() + 1] == "?":
                 continue  # a question about it
+            if _TRIED.match(text, match.end()):
+                continue  # PyTorch's own, cut at its head
             near = line
             if line.lstrip().startswith(("error", "out of memory", "fatal")):  # wrapped after the file name
                 near = text[max(0, start - 200) : end].lower()
             if _has(line, _HOST) or not _has(near, _DEVICE):
                 continue
         source = _SOURCE.search(text, match.end(), end)
+        device = _GGML_DEVICE.match(text, match.end())
         family = next((name for name, words in _SPEAKERS if _has(line, words)), "generic-driver")
         yield Sighting(
             start=match.start(),
             end=match.end(),
-            facts=OomFacts(family=family),
+            facts=OomFacts(family=family, device=int(device.group(1)) if device else None),
             group="driver",
             marks=(("at", ":".join(source.groups())),) if source else (),
         )
