@@ -6,9 +6,10 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Optional
 
-from oomdoctor.message.prefixes import strip_prefixes
+from oomdoctor.message.prefixes import are_ranks, label, strip_prefixes
 
 # A run of backslashes is looked at once, from its start: else a long one would take quadratic time.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -27,7 +28,9 @@ _ENTITIES = (
     ("&apos;", "'"),
     ("&amp;", "&"),
 )
+_FULL_WIDTH = str.maketrans("\uff08\uff09\uff1b", "();")
 _SPACES = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
+_TRAILING = re.compile(r"\s\\+$")  # a shell's line end
 _LAST_RUN = re.compile(r"[\w.]{1,40}$")
 _FIRST_RUN = re.compile(r"[\w.]{1,40}")
 _NUMBER_HEAD = re.compile(r"\d+(?:\.\d?)?$")
@@ -152,13 +155,15 @@ class CleanText:
     """A text to run grammars over.
 
     ``starts`` are offsets in ``text`` at which the lines of the original begin, ``lines`` their numbers (from
-    1) and ``ranks`` what their prefixes named.
+    1), ``ranks`` what their prefixes named and ``sources`` who speaks in them. Lines of several speakers that
+    alternate stand speaker by speaker.
     """
 
     text: str
     starts: tuple[int, ...]
     lines: tuple[int, ...]
     ranks: tuple[Optional[int], ...]
+    sources: tuple[str, ...] = ("",)
 
     def line_at(self, offset: int) -> int:
         """The number of the original line that stands at ``offset``."""
@@ -168,32 +173,93 @@ class CleanText:
         """The rank named on that line."""
         return self.ranks[bisect_right(self.starts, offset) - 1]
 
+    def source_at(self, offset: int) -> str:
+        """Who speaks on that line, "" where it does not say."""
+        return self.sources[bisect_right(self.starts, offset) - 1]
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    body: str
+    rank: Optional[int]
+    source: str
+
+    @property
+    def speaker(self) -> Optional[tuple[Optional[int], str]]:
+        return None if self.rank is None and not self.source else (self.rank, self.source)
+
 
 def clean(lines: Iterable[tuple[int, str]]) -> CleanText:
     """Numbered lines as one text: colours and prefixes off, escapes undone, wrapped words put together
     again."""
     pieces: list[str] = []
     starts: list[int] = []
-    numbers: list[int] = []
-    ranks: list[Optional[int]] = []
     length = 0
-    previous = ""
-    for number, raw in lines:
-        rank: Optional[int] = None
-        for part in unescape(raw).split("\n"):
-            body, found = strip_prefixes(part)
-            rank = found if found is not None else rank
-            body = _SPACES.sub(" ", body.rstrip().rstrip("|│┃║").rstrip())
-            glue = "" if not pieces or _cut_word(previous, body) else "\n"
-            starts.append(length + len(glue))
-            numbers.append(number)
-            ranks.append(rank)
-            pieces.append(glue + body)
-            length += len(glue) + len(body)
-            previous = body
+    previous: Optional[_Line] = None
+    ordered = _by_speaker(_bodies(list(lines)))
+    for line in ordered:
+        joins = (
+            previous is not None and previous.speaker == line.speaker and _cut_word(previous.body, line.body)
+        )
+        glue = "" if previous is None or joins else "\n"
+        starts.append(length + len(glue))
+        pieces.append(glue + line.body)
+        length += len(glue) + len(line.body)
+        previous = line
     if not starts:
         return CleanText("", (0,), (1,), (None,))
-    return CleanText("".join(pieces), tuple(starts), tuple(numbers), tuple(ranks))
+    return CleanText(
+        "".join(pieces),
+        tuple(starts),
+        tuple(line.number for line in ordered),
+        tuple(line.rank for line in ordered),
+        tuple(line.source for line in ordered),
+    )
+
+
+def _bodies(lines: list[tuple[int, str]]) -> list[_Line]:
+    """The lines, and those that escapes hold, each without its prefixes."""
+    labels = _labels([raw for _, raw in lines])
+    found: list[_Line] = []
+    for (number, raw), labelled in zip(lines, labels):
+        rank, source = labelled, ""
+        for part in unescape(raw).split("\n"):
+            body, named, speaks = strip_prefixes(part)
+            rank = named if named is not None else rank
+            source = speaks or source
+            body = _TRAILING.sub("", body.rstrip().rstrip("|│┃║").rstrip())
+            found.append(_Line(number, _SPACES.sub(" ", body), rank, source))
+    return found
+
+
+def _labels(lines: list[str]) -> list[Optional[int]]:
+    """The task that each line names by a bare number, where its neighbours do too."""
+    labels = [label(line) for line in lines]
+    start = 0
+    for index in range(len(labels) + 1):
+        if index < len(labels) and labels[index] is not None:
+            continue
+        run = [number for number in labels[start:index] if number is not None]
+        if not are_ranks(run):
+            labels[start:index] = [None] * (index - start)
+        start = index + 1
+    return labels
+
+
+def _by_speaker(lines: list[_Line]) -> list[_Line]:
+    """Runs of lines in which several speakers alternate, put speaker by speaker."""
+    ordered: list[_Line] = []
+    for named, run in groupby(lines, key=lambda line: line.speaker is not None):
+        if not named:
+            ordered.extend(run)
+            continue
+        speakers: dict[object, list[_Line]] = {}
+        for line in run:
+            speakers.setdefault(line.speaker, []).append(line)
+        for said in speakers.values():
+            ordered.extend(said)
+    return ordered
 
 
 def unescape(line: str) -> str:
@@ -211,6 +277,8 @@ def unescape(line: str) -> str:
     if "&" in line:
         for entity, character in _ENTITIES:
             line = line.replace(entity, character)
+    if "\uff08" in line or "\uff1b" in line:
+        line = line.translate(_FULL_WIDTH)
     return line.replace("**", "").replace("`", "").replace("\r", "\n") if line else line
 
 

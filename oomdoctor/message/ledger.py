@@ -13,6 +13,7 @@ does what comes after a message that was swallowed ("ignoring ...", "skipping ba
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Optional
@@ -22,6 +23,7 @@ from oomdoctor.message.sighting import Sighting
 
 NEAR_LINES = 2000
 NEXT_LINES = 200
+_DIGITS = re.compile(r"\d+")
 _RECENT = 64
 """Events a group keeps for comparison by parts; whole ones are found by their key however old."""
 
@@ -46,6 +48,7 @@ class _Event:
     last_line: int
     index: int
     tolerance: float
+    source: str = ""
     closed: bool = False
     stated: dict[str, int] = field(default_factory=dict)
 
@@ -66,25 +69,26 @@ class Ledger:
         """The events so far."""
         return tuple(event.facts for event in self._events)
 
-    def add(self, sighting: Sighting, swallowed: bool = False) -> None:
+    def add(self, sighting: Sighting, swallowed: bool = False, source: str = "") -> None:
         """Enter a sighting whose facts carry line, rank and text.
 
         Args:
             swallowed: the text says that the program went on after it.
+            source: who speaks there (a process, a container, a host), "" where it is not said.
         """
-        event = None if sighting.opens else self._find(sighting)
+        event = None if sighting.opens else self._find(sighting, source)
         if event is None:
-            event = self._open(sighting)
+            event = self._open(sighting, source)
         else:
             event.last_line = sighting.facts.line or event.last_line
             _merge(event, sighting)
         event.closed = event.closed or swallowed
         self._remember(sighting.group, event)
 
-    def _open(self, sighting: Sighting) -> _Event:
+    def _open(self, sighting: Sighting, source: str) -> _Event:
         facts = sighting.facts
         event = _Event(facts, dict(sighting.marks), facts.line or 0, len(self._events), sighting.tolerance)
-        event.stated = stated_by(facts)
+        event.stated, event.source = stated_by(facts), source
         self._events.append(event)
         self._recent.setdefault(sighting.group, deque(maxlen=_RECENT)).append(event)
         return event
@@ -94,13 +98,13 @@ class Ledger:
             for rank in {event.facts.rank, None}:
                 self._whole[(group, rank, *sorted(event.stated.items()))] = event
 
-    def _find(self, sighting: Sighting) -> Optional[_Event]:
+    def _find(self, sighting: Sighting, source: str) -> Optional[_Event]:
         facts, line = sighting.facts, sighting.facts.line or 0
         stated = stated_by(facts)
         near = [
             event
             for event in reversed(self._recent.get(sighting.group, ()))
-            if not event.closed and _agree(event, sighting, stated)
+            if not event.closed and _agree(event, sighting, stated) and not _apart(event.source, source)
         ]
         for event in near:
             shared = len(stated.keys() & event.stated.keys()) + len(
@@ -118,6 +122,7 @@ class Ledger:
                 event_of_old is not None
                 and not event_of_old.closed
                 and _agree(event_of_old, sighting, stated)
+                and not _apart(event_of_old.source, source)
             ):
                 return event_of_old
         return None
@@ -126,6 +131,11 @@ class Ledger:
 def stated_by(facts: OomFacts) -> dict[str, int]:
     """The numbers that facts state."""
     return {name: value for name in _COMPARED if (value := getattr(facts, name)) is not None}
+
+
+def _apart(one: str, other: str) -> bool:
+    """Whether two of a kind speak who are not one: another worker, not a launcher that repeats one."""
+    return one != other and _DIGITS.sub("", one) == _DIGITS.sub("", other)
 
 
 def _agree(event: _Event, sighting: Sighting, stated: dict[str, int]) -> bool:

@@ -81,6 +81,8 @@ TRIGGERS: tuple[bytes, ...] = (
 EVERYDAY = (b"KV cache usage", b"KV cache hit", b"KV cache transfer")
 
 _SWALLOWED = re.compile(r"(?i:\b(?:ignoring|ignored|skipping|skipped|retrying|recover(?:ed|ing)? from)\b)")
+_RECOVERS = re.compile(r"(?i:\battempting to recover from (?:an )?(?:OOM|out of memory))")
+_DEVICE_BEFORE = re.compile(r"(?:^|\s)\[?GPU ?(\d{1,3})\]?: (?:[\w.]{1,80}: )?\Z")
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class _Reader:
             for sighting in sightings(text.text)
             if stated_by(sighting.facts) or not only_named(text.text, sighting.start, sighting.end)
         ]
-        for sighting in found:
+        for sighting in sorted(found, key=lambda sighting: text.line_at(sighting.start)):
             self._enter(sighting, text)
         if not found and self._instead is None:
             self._instead = not_the_devices(text.text)
@@ -234,7 +236,15 @@ class _Reader:
             text=" ".join(text.text[sighting.start : sighting.end].split())[:TEXT_CHARACTERS],
         )
         before = text.text[max(0, sighting.start - 120) : sighting.start].rpartition("\n")[2]
-        self.ledger.add(replace(sighting, facts=facts), swallowed=_SWALLOWED.search(before) is not None)
+        device = _DEVICE_BEFORE.search(before) if facts.device is None else None
+        if device:
+            facts = replace(facts, device=int(device.group(1)))
+        after = "\n".join(text.text[sighting.end : sighting.end + 900].split("\n", 2)[:2])
+        self.ledger.add(
+            replace(sighting, facts=facts),
+            swallowed=_SWALLOWED.search(before) is not None or _RECOVERS.search(after) is not None,
+            source=text.source_at(sighting.start),
+        )
 
     def _line_start(self, offset: int, lowest: int) -> int:
         """The start of the line at ``offset``, or ``offset`` where it begins too far back."""
