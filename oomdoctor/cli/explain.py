@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import sys
-from typing import BinaryIO, Optional
+import textwrap
+from dataclasses import replace
+from typing import BinaryIO, Optional, cast
 
 import click
 
@@ -18,7 +21,50 @@ _LOOKED_FOR = "out-of-memory errors of PyTorch, of CUDA and its libraries, and o
 _EXTENSION = re.compile(r"\.(?:log|txt|out|err|json|jsonl|pickle|pkl|md|csv|gz|html)$", re.IGNORECASE)
 
 
-@click.command("explain", context_settings={"max_content_width": 80})
+# What ends a process without a word of memory: a kill, most often for the host's memory.
+_KILLED = (b"exit code 137", b"exitcode: -9", b"exitcode  : -9", b"exit code: 137", b"SIGKILL")
+_COMPRESSED = (
+    (b"\x1f\x8b", "zcat"),
+    (b"\x28\xb5\x2f\xfd", "zstdcat"),
+    (b"\xfd7zXZ", "xzcat"),
+    (b"BZh", "bzcat"),
+)
+_KILL_MEANS = (
+    "a process was killed (exit code 137, SIGKILL): often for the host's memory, not a GPU's; dmesg or"
+    " kubectl describe pod tells"
+)
+_NOT_A_GPUS = "not a GPU's"  # stays on one line
+_QUOTE = "Quote the message, or pipe it to: explain -"
+
+
+class _Explain(click.Command):
+    """A message without quotes arrives as many arguments, or as an option: say what to do about it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"{error.format_message()}\n{_QUOTE}".replace("\n", " "), ctx) from error
+
+
+class _Watched:
+    """A stream that remembers whether a process was killed in what went through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._tail = b""
+        self.killed = False
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        if not self.killed:
+            text = self._tail + block[:32]
+            self.killed = any(word in text or word in block for word in _KILLED)
+            self._tail = block[-32:]
+        return block
+
+
+@click.command("explain", cls=_Explain, context_settings={"max_content_width": 80})
 @click.argument("what", required=False, metavar="[TEXT | FILE | RUN_FOLDER | -]")
 @click.option("--json", "as_json", is_flag=True, help="Print oomdoctor.explain/1 on standard output.")
 def command(what: Optional[str], as_json: bool) -> None:
@@ -54,6 +100,7 @@ def _read(what: Optional[str]) -> Reading:
     if os.path.exists(what):
         try:
             with open(what, "rb") as file:
+                _refuse_compressed(what, file.peek(8)[:8])
                 return _read_stream(file, os.fstat(file.fileno()).st_size)
         except OSError as error:
             raise InputError("cannot read it", where=what, why=error.strerror) from error
@@ -61,10 +108,27 @@ def _read(what: Optional[str]) -> Reading:
         raise InputError(
             "no such file or folder", where=what, next_step="check the path; a message goes in quotes, whole"
         )
-    return read_stream(io.BytesIO(what.encode("utf-8", errors="replace")))
+    return _read_stream(io.BytesIO(what.encode("utf-8", errors="replace")), None)
+
+
+def _refuse_compressed(path: str, start: bytes) -> None:
+    for magic, tool in _COMPRESSED:
+        if start.startswith(magic):
+            raise ForeignInput(
+                "it is compressed", where=path, next_step=f"{tool} {shlex.quote(path)} | oomdoctor explain -"
+            )
 
 
 def _read_stream(stream: BinaryIO, size: Optional[int]) -> Reading:
+    """Read; where there is nothing, say whether a process was killed."""
+    watched = _Watched(stream)
+    reading = _read_shown(cast(BinaryIO, watched), size)
+    if watched.killed and not reading.ooms and not reading.instead:
+        return replace(reading, instead=_KILL_MEANS)
+    return reading
+
+
+def _read_shown(stream: BinaryIO, size: Optional[int]) -> Reading:
     """Read, and show how far it is on standard error if a person watches."""
     if not sys.stderr.isatty():
         return read_stream(stream)
@@ -120,10 +184,12 @@ def _nothing(reading: Reading, where: str) -> OomdoctorError:
         )
     why = f"looked for {_LOOKED_FOR}, in {reading.lines_read:,} line{'s' if reading.lines_read != 1 else ''}"
     if reading.instead:
-        why += f"; {reading.instead}"
+        why = reading.instead
     return ForeignInput(
         "no out-of-memory error of a GPU in it",
         where=where,
-        why=why,
+        why="\n        ".join(
+            textwrap.wrap(why.replace(_NOT_A_GPUS, "\0".join(_NOT_A_GPUS.split())), 72)
+        ).replace("\0", " "),
         next_step="give the whole log, or the lines from the traceback's last one on",
     )
