@@ -74,7 +74,8 @@ def test_text_fits_80_columns(run: Path, on: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(run.parent)  # paths are shown from where one stands
     text = re.sub(r"\x1b\[[0-9;]*m", "", run_text.render(diagnose_run(str(run)), Ink(on)))
     for line in text.splitlines():
-        assert len(line) <= 80 or line.lstrip().startswith(PATH_BOUND) or "export " in line, line
+        one_path = "/" in line and len(line.removesuffix(" \\").split()) == 1  # cannot be broken
+        assert len(line) <= 80 or one_path or line.lstrip().startswith(PATH_BOUND) or "export " in line, line
 
 
 def test_text_says_what_a_person_needs(run: Path) -> None:
