@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from oomdoctor.cli.trace import Seconds
+from oomdoctor.cli.options import Seconds
 from oomdoctor.errors import OomdoctorError
 
 

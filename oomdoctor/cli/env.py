@@ -10,7 +10,8 @@ from typing import Optional
 
 import click
 
-from oomdoctor.recorder import DEFAULT_MAX_ENTRIES, INJECT, STACKS, recording_environment
+from oomdoctor.cli.options import max_entries_option, stacks_option
+from oomdoctor.recorder import INJECT, recording_environment
 
 # Where docker and Kubernetes have the recorder and the recording, inside the container.
 _INSIDE_RECORDER = Path("/opt/oomdoctor")
@@ -43,21 +44,8 @@ _INSIDE_RUN = Path("/oomdoctor-run")
     help="docker: options for docker run. k8s: env entries of a container.",
 )
 @click.option("--recorder", is_flag=True, help="Print only where the recorder's directory is, to copy it.")
-@click.option(
-    "--max-entries",
-    type=click.IntRange(min=1),
-    default=DEFAULT_MAX_ENTRIES,
-    show_default=True,
-    metavar="N",
-    help="Allocator events kept per device.",
-)
-@click.option(
-    "--stacks",
-    type=click.Choice(STACKS),
-    default="python",
-    show_default=True,
-    help="Stacks kept with each event.",
-)
+@max_entries_option("Allocator events kept per device.")
+@stacks_option("Stacks kept with each event.")
 def command(folder: Optional[Path], form: str, recorder: bool, max_entries: int, stacks: str) -> None:
     if recorder:
         click.echo(str(INJECT))

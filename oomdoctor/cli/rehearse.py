@@ -8,9 +8,8 @@ from typing import Optional
 
 import click
 
-from oomdoctor.cli.trace import Seconds
+from oomdoctor.cli.options import Seconds, max_entries_option, stacks_option
 from oomdoctor.errors import UsageError
-from oomdoctor.recorder import DEFAULT_MAX_ENTRIES, STACKS
 from oomdoctor.units import parse_size
 
 # Of oomdoctor.emulator.state, which is not imported for --help.
@@ -118,21 +117,8 @@ def _capability(text: str) -> tuple[int, int]:
     metavar="PYTHON",
     help="The interpreter whose torch COMMAND uses. Default: found from COMMAND, else python on PATH.",
 )
-@click.option(
-    "--max-entries",
-    type=click.IntRange(min=1),
-    default=DEFAULT_MAX_ENTRIES,
-    show_default=True,
-    metavar="N",
-    help="Allocator events kept per device; the newest stay.",
-)
-@click.option(
-    "--stacks",
-    type=click.Choice(STACKS),
-    default="python",
-    show_default=True,
-    help="Stacks kept with each event. With C++ (all) a snapshot may take minutes.",
-)
+@max_entries_option("Allocator events kept per device; the newest stay.")
+@stacks_option("Stacks kept with each event. With C++ (all) a snapshot may take minutes.")
 @click.option(
     "--nvml-interval",
     type=Seconds(min=0.01),

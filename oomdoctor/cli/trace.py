@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import click
 
-from oomdoctor.recorder import DEFAULT_MAX_ENTRIES, STACKS
-
-
-class Seconds(click.FloatRange):
-    """A time that ends: float() takes "nan" and "inf" as well."""
-
-    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return seconds
+from oomdoctor.cli.options import Seconds, max_entries_option, stacks_option
 
 
 @click.command(
@@ -38,21 +27,8 @@ class Seconds(click.FloatRange):
     metavar="RUN_FOLDER",
     help="Where to record; several launchers may share one. Default: a new folder in oomdoctor-runs/.",
 )
-@click.option(
-    "--max-entries",
-    type=click.IntRange(min=1),
-    default=DEFAULT_MAX_ENTRIES,
-    show_default=True,
-    metavar="N",
-    help="Allocator events kept per device; the newest stay.",
-)
-@click.option(
-    "--stacks",
-    type=click.Choice(STACKS),
-    default="python",
-    show_default=True,
-    help="Stacks kept with each event. With C++ (all) a snapshot may take minutes.",
-)
+@max_entries_option("Allocator events kept per device; the newest stay.")
+@stacks_option("Stacks kept with each event. With C++ (all) a snapshot may take minutes.")
 @click.option(
     "--nvml-interval",
     type=Seconds(min=0.01),

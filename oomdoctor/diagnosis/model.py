@@ -13,6 +13,20 @@ Verdict = Literal[
 ]
 
 
+# The sizes of OomFacts, in the order of the contract.
+SIZE_FIELDS = (
+    "requested_bytes",
+    "total_bytes",
+    "free_bytes",
+    "allocated_bytes",
+    "reserved_bytes",
+    "reserved_unallocated_bytes",
+    "process_in_use_bytes",
+    "private_pool_bytes",
+    "allowed_bytes",
+)
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is so, and what it stands on.

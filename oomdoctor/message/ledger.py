@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Optional
 
-from oomdoctor.diagnosis.model import OomFacts
+from oomdoctor.diagnosis.model import SIZE_FIELDS, OomFacts
 from oomdoctor.message.sighting import Sighting
 
 NEAR_LINES = 2000
@@ -29,15 +29,7 @@ _RECENT = 64
 
 _COMPARED = (
     "device",
-    "requested_bytes",
-    "total_bytes",
-    "free_bytes",
-    "allocated_bytes",
-    "reserved_bytes",
-    "reserved_unallocated_bytes",
-    "process_in_use_bytes",
-    "private_pool_bytes",
-    "allowed_bytes",
+    *SIZE_FIELDS,
 )
 
 

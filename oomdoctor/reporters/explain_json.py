@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from oomdoctor.diagnosis.model import Diagnosis
+from oomdoctor.diagnosis.model import SIZE_FIELDS, Diagnosis
 
 SCHEMA = "oomdoctor.explain/1"
 _STATED = (
@@ -17,15 +17,7 @@ _STATED = (
     "device",
     "line",
     "text",
-    "requested_bytes",
-    "total_bytes",
-    "free_bytes",
-    "allocated_bytes",
-    "reserved_bytes",
-    "reserved_unallocated_bytes",
-    "process_in_use_bytes",
-    "private_pool_bytes",
-    "allowed_bytes",
+    *SIZE_FIELDS,
 )
 
 
