@@ -102,11 +102,11 @@ def test_a_slow_driver_is_asked_less(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_device_that_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sampler = sample(monkeypatch, tmp_path / "nvml.jsonl", FakeNvml(fail_after=4), 0.2)
+    sampler = sample(monkeypatch, tmp_path / "nvml.jsonl", FakeNvml(fail_after=4), 1.0)
     assert sampler.why == "sampling stopped: RuntimeError: GPU is lost"
 
 
 def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sampler = sample(monkeypatch, tmp_path / "not-there" / "nvml.jsonl", FakeNvml(), 0.1)
+    sampler = sample(monkeypatch, tmp_path / "not-there" / "nvml.jsonl", FakeNvml(), 0.5)
     assert sampler.why is not None
     assert sampler.why.startswith("sampling stopped: FileNotFoundError")
