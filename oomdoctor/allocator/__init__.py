@@ -1,0 +1,1 @@
+"""The caching allocator itself: settings, constants and rules as PyTorch states them, and its heap."""
