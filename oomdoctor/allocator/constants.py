@@ -1,7 +1,7 @@
 """Sizes that the caching allocator is built with, in bytes.
 
-Source: the ``constexpr size_t k...`` at the top of c10/cuda/CUDACachingAllocator.cpp (2.0 to 2.8), from 2.9 on in
-c10/core/AllocatorConfig.h. The values have been the same since 1.1.
+Source: the ``constexpr size_t k...`` at the top of c10/cuda/CUDACachingAllocator.cpp, kLargeBuffer
+from 2.9 on in c10/core/AllocatorConfig.h. The values have been the same since 1.1.
 """
 
 from __future__ import annotations
