@@ -16,7 +16,7 @@ MAX_DEVICES = 16
 MAX_PROCESSES = 256
 ADDRESS_ORDERS = ("rising", "falling", "random")
 
-_HEADER = struct.Struct("<8sIIQQQII64x")
+_HEADER = struct.Struct("<8sIIQQQIIII56x")
 _DEVICE = struct.Struct("<QQQIIII")
 _PROCESS_BYTES = 8 + 8 * MAX_DEVICES
 # struct device_state is padded to a multiple of 8.
@@ -35,7 +35,8 @@ class EmulatedDevices:
         event_latency: how many later operations on the process's devices an event waits for before it is
         done; 0: done
             at once. Frees of memory that another stream uses wait for such events.
-        address_order: in which order cudaMalloc hands out addresses: rising, falling or random.
+        address_order: in which order memory and reservations get addresses: rising, falling or random.
+        fresh_addresses: rising or falling addresses go on and on; what was freed is not handed out again.
         seed: for random addresses.
         compute_capability, multiprocessors: PyTorch sizes some of its buffers by them.
         copy_bound_bytes: copies to the device up to this size are really made.
@@ -47,6 +48,7 @@ class EmulatedDevices:
     other_pid: int = 4242
     event_latency: int = 0
     address_order: str = "rising"
+    fresh_addresses: bool = False
     seed: int = 0
     compute_capability: tuple[int, int] = (9, 0)
     multiprocessors: int = 132
@@ -62,6 +64,8 @@ class EmulatedDevices:
             self.event_latency,
             self.copy_bound_bytes,
             0,
+            0,
+            self.fresh_addresses,
             0,
         )
         devices = b"".join(

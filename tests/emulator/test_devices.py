@@ -193,6 +193,84 @@ def test_order_of_addresses(on_devices: RunOnDevices, order: str) -> None:
         assert steps == {32 * MIB if order == "rising" else -32 * MIB}
 
 
+RESERVATIONS = """
+import ctypes
+device = ctypes.CDLL(None)
+def reservations(order, fresh=0, drop=False):
+    device.oomdoctor_set_addresses(order, fresh, ctypes.c_uint64(5))
+    held, addresses = [], []
+    for i in range(6):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            held.append(torch.empty(32 << 20, dtype=torch.uint8, device="cuda"))
+        addresses.append(held[-1].data_ptr())
+        if drop:
+            held.clear()
+            torch.cuda.empty_cache()
+    held.clear()
+    torch.cuda.empty_cache()
+    return addresses
+tell(rising=reservations(0), falling=reservations(1), random=reservations(2), again=reservations(2),
+     reused=reservations(1, drop=True), fresh=reservations(1, 1, drop=True))
+"""
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+def test_addresses_can_be_ordered_at_run_time(on_devices: RunOnDevices, expandable: bool) -> None:
+    told = on_devices(
+        RESERVATIONS,
+        devices=EmulatedDevices((4 * GIB,)),
+        environment={"PYTORCH_CUDA_ALLOC_CONF": f"expandable_segments:{expandable}"},
+        payload=False,
+    )
+    step = 4608 * MIB if expandable else 32 * MIB  # a reservation is 9/8 of the device
+    rising, falling = (
+        {b - a for a, b in zip(told[order], told[order][1:])} for order in ("rising", "falling")
+    )
+    if expandable:
+        assert len(rising) == len(falling) == 1
+        assert min(rising) == -max(falling) >= step
+    else:
+        assert (rising, falling) == ({step}, {-step})
+    assert told["random"] == told["again"]
+    assert sorted(told["random"]) != told["random"] != sorted(told["random"], reverse=True)
+    assert len(set(told["reused"])) == 1
+    assert told["fresh"] == told["falling"]
+
+
+def test_capacity_and_event_latency_can_be_set_at_run_time(on_devices: RunOnDevices) -> None:
+    told = on_devices(
+        """
+        import ctypes
+        device = ctypes.CDLL(None)
+        errors = [device.oomdoctor_set_capacity(0, ctypes.c_uint64(n << 20)) for n in (5000, 100)]
+        tell(errors=errors, info=torch.cuda.mem_get_info())
+        def fits(mib):
+            try:
+                torch.empty(mib << 20, dtype=torch.uint8, device="cuda")
+            except torch.cuda.OutOfMemoryError:
+                return False
+            torch.cuda.empty_cache()
+            return True
+        tell(fits=[fits(100), fits(102)])
+        device.oomdoctor_set_capacity(0, ctypes.c_uint64(200 << 20))
+        tell(later=fits(102))
+        event = torch.cuda.Event()
+        device.oomdoctor_set_event_latency(ctypes.c_uint64(1000))
+        event.record()
+        waiting = event.query()
+        device.oomdoctor_set_event_latency(ctypes.c_uint64(0))
+        tell(done=[waiting, event.query()])
+        """,
+        devices=EmulatedDevices((4 * GIB,)),
+        payload=False,
+    )
+    assert told["errors"] == [1, 0]  # no more than the device has
+    assert told["info"] == [100 * MIB, 4 * GIB]
+    assert told["fits"] == [True, False]
+    assert told["later"] is True
+    assert told["done"] == [False, True]
+
+
 def test_visible_devices(on_devices: RunOnDevices) -> None:
     script = """
     n = torch.cuda.device_count()

@@ -55,13 +55,15 @@ struct process_state {
 struct shared_state {
   char magic[8]; /* "oomdev1" */
   uint32_t num_devices;
-  uint32_t address_order; /* 0 rising, 1 falling, 2 random */
+  uint32_t address_order; /* 0 rising, 1 falling, 2 random; of memory and of reservations */
   uint64_t seed;
   uint64_t event_latency; /* how many later device operations an event waits for */
   uint64_t copy_bound_bytes;
   uint32_t lock; /* pid of the holder, or 0 */
   uint32_t verbose;
-  uint64_t reserved[8];
+  uint32_t fresh_addresses; /* rising or falling on: what was freed is not handed out again */
+  uint32_t padding;
+  uint64_t reserved[7];
   struct device_state devices[MAX_DEVICES];
   struct process_state processes[MAX_PROCESSES];
 };
@@ -96,6 +98,7 @@ int copy_memory(void *destination, const void *source, size_t bytes, void *strea
 uint64_t reserve_address(int device, uint64_t bytes, uint64_t alignment, int virtual_memory);
 int release_address(int device, uint64_t address, uint64_t *bytes);
 extern const uint64_t device_base, device_span_limit;
+extern uint64_t device_span; /* the bytes of one device's range */
 
 #define EXPORT __attribute__((visibility("default")))
 #endif

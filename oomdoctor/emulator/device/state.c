@@ -1,4 +1,4 @@
-/* The state shared by processes, the address ranges, and the errors. */
+/* The state shared by processes, the accounts, and the errors. */
 #define _GNU_SOURCE
 #include "device.h"
 
@@ -21,7 +21,7 @@ struct shared_state *shared;
 #define TIB (1ull << 40)
 const uint64_t device_base = 16 * TIB;
 const uint64_t device_span_limit = 64 * TIB;
-static uint64_t device_span;
+uint64_t device_span;
 #define ARENA_BASE (15 * TIB)
 #define ARENA_BYTES (1ull << 30)
 
@@ -246,106 +246,23 @@ void uncharge(int device, uint64_t bytes) {
   unlock_shared();
 }
 
-/* ---- address ranges: the lower half of a device's span for cudaMalloc, the upper for cuMemAddressReserve ---- */
-
-struct extent {
-  uint64_t start, bytes;
-};
-static struct {
-  struct extent *items;
-  size_t count, capacity;
-} taken[MAX_DEVICES][2];
-static uint64_t random_state;
-
-static uint64_t next_random(void) { /* splitmix64 */
-  uint64_t z = (random_state += 0x9e3779b97f4a7c15ull);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
-
-static uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
-
-uint64_t reserve_address(int device, uint64_t bytes, uint64_t alignment, int virtual_memory) {
-  bytes = round_up(bytes, GRANULE);
-  if (alignment < GRANULE) alignment = GRANULE;
-  uint64_t half = device_span / 2, base = device_base + device * device_span + (virtual_memory ? half : 0);
-  struct extent **items = &taken[device][virtual_memory].items;
-  size_t *count = &taken[device][virtual_memory].count, *capacity = &taken[device][virtual_memory].capacity;
-  uint64_t limit = base + half, start = 0;
-  size_t at = 0;
-  lock_process();
-  if (!random_state) random_state = shared->seed + 1;
-  if (shared->address_order == 2 && !virtual_memory) {
-    /* Somewhere in the first 64 times the device's memory, so that neighbours touch now and then. */
-    uint64_t window = round_up(64 * shared->devices[device].total_bytes, GRANULE);
-    if (window > half) window = half;
-    for (int tries = 0; tries < 10000 && !start; tries++) {
-      uint64_t candidate = base + next_random() % (window / GRANULE) * GRANULE;
-      if (candidate + bytes > limit) continue;
-      for (at = 0; at < *count && (*items)[at].start < candidate; at++) {}
-      int clear = (at == 0 || (*items)[at - 1].start + (*items)[at - 1].bytes <= candidate) &&
-                  (at == *count || candidate + bytes <= (*items)[at].start);
-      if (clear) start = candidate;
-    }
-  } else if (shared->address_order == 1 && !virtual_memory) {
-    uint64_t end = limit;
-    for (at = *count;; at--) {
-      uint64_t floor = at ? (*items)[at - 1].start + (*items)[at - 1].bytes : base;
-      if (end - floor >= bytes) {
-        start = end - bytes;
-        break;
-      }
-      if (!at) break;
-      end = (*items)[at - 1].start;
-    }
-  } else {
-    uint64_t floor = base;
-    for (at = 0;; at++) {
-      uint64_t ceiling = at < *count ? (*items)[at].start : limit, candidate = round_up(floor, alignment);
-      if (candidate + bytes <= ceiling) {
-        start = candidate;
-        break;
-      }
-      if (at >= *count) break;
-      floor = (*items)[at].start + (*items)[at].bytes;
-    }
-  }
-  if (start) {
-    if (*count == *capacity) {
-      *capacity = *capacity ? 2 * *capacity : 1024;
-      *items = realloc(*items, *capacity * sizeof **items);
-    }
-    memmove(*items + at + 1, *items + at, (*count - at) * sizeof **items);
-    (*items)[at] = (struct extent){start, bytes};
-    ++*count;
-  }
-  unlock_process();
-  return start;
-}
-
-/* Gives the pages back to the host as well. OK, or ERR_INVALID_VALUE where ADDRESS starts nothing. */
-int release_address(int device, uint64_t address, uint64_t *bytes) {
-  int error = ERR_INVALID_VALUE;
-  lock_process();
-  for (int kind = 0; kind < 2 && error; kind++) {
-    struct extent *items = taken[device][kind].items;
-    size_t low = 0, high = taken[device][kind].count;
-    while (low < high) {
-      size_t middle = (low + high) / 2;
-      if (items[middle].start < address) low = middle + 1;
-      else high = middle;
-    }
-    if (low < taken[device][kind].count && items[low].start == address) {
-      *bytes = items[low].bytes;
-      memmove(items + low, items + low + 1, (taken[device][kind].count - low - 1) * sizeof *items);
-      taken[device][kind].count--;
-      error = OK;
-    }
-  }
-  unlock_process();
-  if (!error) madvise((void *)address, *bytes, MADV_DONTNEED);
+/* For a program that tries several capacities in one process: from here on it can take BYTES more, and what is over goes
+ * to the invented other process. The device's total, by which PyTorch computes fractions and reservations, stays. */
+EXPORT int oomdoctor_set_capacity(int device, uint64_t bytes) {
+  device = physical(device);
+  if (device < 0) return ERR_INVALID_DEVICE;
+  ensure_context(device);
+  struct device_state *state = &shared->devices[device];
+  lock_shared();
+  uint64_t free_for_us = free_bytes(device) + state->other_bytes;
+  int error = bytes > free_for_us ? ERR_INVALID_VALUE : OK;
+  if (!error) state->other_bytes = free_for_us - bytes;
+  unlock_shared();
   return error;
+}
+EXPORT void oomdoctor_set_event_latency(uint64_t operations) {
+  device_init();
+  shared->event_latency = operations;
 }
 
 EXPORT void oomdoctor_not_emulated(const char *name) {
