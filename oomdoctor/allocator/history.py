@@ -1,0 +1,158 @@
+"""The state of the allocator at any event of a recording."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oomdoctor.allocator.configure import config_of
+from oomdoctor.allocator.heap_layout import Heap, copied, grown
+from oomdoctor.allocator.initial import (
+    InitialState,
+    initial_state,
+    request_of_segment_events,
+    small_segment_events,
+)
+from oomdoctor.allocator.recorded import EFFECT, Steps, run_recorded
+from oomdoctor.allocator.recording import Recording, recording_of
+from oomdoctor.allocator.rules import TorchVersion
+from oomdoctor.allocator.settings import Settings
+from oomdoctor.allocator.start import block_rows_of_births, started_heap
+from oomdoctor.snapshot.model import ALLOC, SEGMENT_MAP, Snapshot
+
+# Between keyframes: few enough events that running them takes some milliseconds.
+KEYFRAME_EVENTS = 1 << 15
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Whether the heap, by its own rules under the recorded settings, goes where PyTorch went.
+
+    Attributes:
+        compared: recorded allocations.
+        matching: of these, how many the heap puts at the recorded address.
+        first_mismatch: event of the first that it does not; None.
+        conflicts: events that contradict the recording's own segments.
+    """
+
+    compared: int
+    matching: int
+    first_mismatch: Optional[int]
+    conflicts: int
+
+
+@dataclass(frozen=True)
+class _Keyframe:
+    event: int
+    heap: Heap
+    block_of: NDArray[np.int32]
+
+
+class History:
+    """A recording replayed under its own settings.
+
+    Attributes:
+        recording, settings, torch: what was replayed, and as what.
+        initial: the state before the first event.
+        effects: EFFECT[n] of :mod:`oomdoctor.allocator.recorded`: what each event did, and the totals after
+            it.
+        check: the self-check.
+        last: the heap after the last event.
+    """
+
+    def __init__(self, recording: Recording, settings: Settings, torch: TorchVersion) -> None:
+        self.recording = recording
+        self.settings = settings
+        self.torch = torch
+        request = request_of_segment_events(recording)
+        self.is_small = small_segment_events(recording, request)
+        self.initial = initial_state(recording, settings, self.is_small)
+        self.steps = _steps(recording, self.initial, request, self.is_small)
+        n = len(recording)
+        self.effects = np.zeros(n, EFFECT)
+        births = np.concatenate([recording.birth, self.initial.blocks.birth])
+        self._births = int(births.max()) + 1 if len(births) else 0
+        heap = started_heap(config_of(settings, torch), len(recording.pools), self.initial)
+        block_of = block_rows_of_births(heap, self._births)
+        self._keyframes = [_Keyframe(0, copied(heap), block_of.copy())]
+        for start in range(0, n, KEYFRAME_EVENTS):
+            stop = min(start + KEYFRAME_EVENTS, n)
+            heap = self._run(heap, block_of, start, stop, writes_effects=True)
+            if stop < n:
+                self._keyframes.append(_Keyframe(stop, copied(heap), block_of.copy()))
+        self.last = heap
+        self.check = self._check()
+
+    def _run(
+        self, heap: Heap, block_of: NDArray[np.int32], start: int, stop: int, *, writes_effects: bool
+    ) -> Heap:
+        while True:
+            start = run_recorded(heap, self.steps, block_of, self.effects, start, stop, writes_effects)
+            if start >= stop:
+                return heap
+            heap = grown(heap)
+
+    def heap_after(self, events: int) -> Heap:
+        """The allocator after the first ``events`` events; 0 for the state before any.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        if not 0 <= events <= len(self.recording):
+            raise IndexError(f"the recording has {len(self.recording)} events, not {events}")
+        at = bisect_right([frame.event for frame in self._keyframes], events) - 1
+        frame = self._keyframes[at]
+        return self._run(copied(frame.heap), frame.block_of.copy(), frame.event, events, writes_effects=False)
+
+    def _check(self) -> SelfCheck:
+        allocs = np.flatnonzero(self.recording.events.action == ALLOC)
+        same = self.effects["predicted"][allocs] == self.recording.events.address[allocs]
+        wrong = allocs[~same]
+        return SelfCheck(
+            compared=len(allocs),
+            matching=int(same.sum()),
+            first_mismatch=int(wrong[0]) if len(wrong) else None,
+            conflicts=int(self.last.stats["conflicts"][0]),
+        )
+
+
+def _steps(
+    recording: Recording, initial: InitialState, request: NDArray[np.int64], is_small: NDArray[np.bool_]
+) -> Steps:
+    events = recording.events
+    n = len(events)
+    start, size = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    maps = np.flatnonzero(events.action == SEGMENT_MAP)
+    if len(maps):
+        bounds = np.array(initial.reserves, np.int64)
+        at = np.searchsorted(bounds[:, 0], events.address[maps], side="right") - 1
+        start[maps] = bounds[at, 0]
+        size[maps] = bounds[at, 1] - bounds[at, 0]
+    return Steps(
+        action=events.action,
+        address=events.address,
+        entry_size=events.entry_size,
+        stream=recording.stream,
+        private_pool=recording.private_pool,
+        birth=recording.birth,
+        is_small=is_small.astype(np.uint8),
+        request=request,
+        reserve_start=start,
+        reserve_size=size,
+    )
+
+
+def history_of(snapshot: Snapshot, device: int, settings: Settings, torch: TorchVersion) -> History:
+    """Replay the trace of one device under the settings it was recorded with."""
+    return History(recording_of(snapshot, device), settings, torch)
+
+
+def table_of(heap: Heap) -> NDArray[Any]:
+    """The blocks of a heap by address: BLOCK[m], unmapped ones included."""
+    rows = heap.blocks[heap.blocks["used"] == 1]
+    by_address: NDArray[Any] = rows[np.argsort(rows["ptr"], kind="stable")]
+    return by_address

@@ -1,0 +1,384 @@
+"""Replaying a recording event by event: the heap does what the events say, and says where it would have gone
+itself.
+
+Nothing is guessed here. A segment comes when ``segment_alloc`` says so, at the address it says; a free
+completes when ``free_completed`` says so. At each ``alloc`` the heap first searches by its own rules; the
+address it arrives at is kept beside the recorded one, which is then followed. Equal addresses all through
+mean that the rules are PyTorch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oomdoctor.allocator.compiled import compiled
+from oomdoctor.allocator.constants import MIN_BLOCK_SIZE
+from oomdoctor.allocator.heap import (
+    alloc_found_block,
+    delete_block,
+    erase_at,
+    find_free_block,
+    free,
+    free_completed,
+    free_requested,
+    get_pool,
+    has_room,
+    insert_into_blocks,
+    map_range,
+    new_block,
+    new_expandable_segment,
+    new_segment,
+    release_block,
+    round_size,
+    should_split,
+    splice,
+    unmap_range,
+    unmapped_erase,
+    unmapped_insert,
+    unmapped_lower_bound,
+)
+from oomdoctor.allocator.heap_layout import CAUSE_RECORDED, NULL, Heap
+from oomdoctor.snapshot.model import (
+    ALLOC,
+    FREE_COMPLETED,
+    FREE_REQUESTED,
+    OOM,
+    SEGMENT_ALLOC,
+    SEGMENT_FREE,
+    SEGMENT_MAP,
+    SEGMENT_UNMAP,
+)
+
+
+class Steps(NamedTuple):
+    """What the replay takes: one row per event.
+
+    Attributes:
+        action: uint8[n].
+        address, entry_size: int64[n], as in :class:`~oomdoctor.snapshot.model.Events`.
+        stream: int32[n], rank of the handle.
+        private_pool: int32[n], 0 for the default pools.
+        birth: int64[n], of the block that an alloc or free speaks of: the number of the event that allocated
+            it, or n + k for the k-th block that was there before; -1 otherwise.
+        is_small: uint8[n], for segment events: of which of the two pools.
+        request: int64[n], for segment_alloc and segment_map: the alloc or oom that they serve; -1 if unknown.
+        reserve_start, reserve_size: int64[n], for segment_map: the address range that its expandable segment
+            holds.
+    """
+
+    action: NDArray[np.uint8]
+    address: NDArray[np.int64]
+    entry_size: NDArray[np.int64]
+    stream: NDArray[np.int32]
+    private_pool: NDArray[np.int32]
+    birth: NDArray[np.int64]
+    is_small: NDArray[np.uint8]
+    request: NDArray[np.int64]
+    reserve_start: NDArray[np.int64]
+    reserve_size: NDArray[np.int64]
+
+
+# One row per event: what it did.
+EFFECT = np.dtype(
+    [
+        ("block_size", np.int64),  # of the block handed out or freed, of the segment that came or went
+        ("split_remainder", np.int64),  # bytes split off behind it and kept free
+        ("merged_before", np.int64),  # bytes of the free neighbours it merged with
+        ("merged_after", np.int64),
+        ("predicted", np.int64),  # alloc: the address by our own rules; -1: none
+        ("allocated_bytes", np.int64),  # after the event
+        ("active_bytes", np.int64),
+        ("requested_bytes", np.int64),
+        ("reserved_bytes", np.int64),
+        ("inactive_split_bytes", np.int64),
+    ]
+)
+
+
+@compiled
+def _free_block_at(heap: Heap, ptr: int) -> int:
+    """The position in ``free_blocks`` of the one that covers an address."""
+    for at in range(heap.stats[0].free):
+        block = heap.blocks[heap.free_blocks[at]]
+        if block.ptr <= ptr < block.ptr + block.size:
+            return at
+    return NULL
+
+
+@compiled
+def _take_at(heap: Heap, ptr: int, size: int) -> int:
+    """Take the free block at an address out of its list; what lies before the address stays free."""
+    at = _free_block_at(heap, ptr)
+    if at == NULL:
+        return NULL
+    b = heap.free_blocks[at]
+    block = heap.blocks[b]
+    if block.ptr + block.size < ptr + size:
+        return NULL
+    erase_at(heap, at)
+    if block.ptr < ptr:
+        front = new_block(heap, block.stream, ptr - block.ptr, block.pool, block.ptr, block.counter)
+        heap.blocks[front].expandable_segment = block.expandable_segment
+        heap.blocks[front].segment_event = block.segment_event
+        splice(heap, front, block.prev, b)
+        block.ptr = ptr
+        block.size -= heap.blocks[front].size
+        insert_into_blocks(heap, front)
+    return b
+
+
+@compiled
+def _settle(heap: Heap) -> None:
+    """No alloc follows the segment that came last: it is a cached one. The malloc is over."""
+    stats = heap.stats[0]
+    if stats.fresh != NULL:
+        insert_into_blocks(heap, stats.fresh)
+    stats.fresh = NULL
+    stats.searched = 0
+    stats.hit_ptr = NULL
+    stats.seen_release = 0
+    stats.mapped_block = NULL
+
+
+@compiled
+def _search(heap: Heap, steps: Steps, request: int) -> None:
+    """Before a segment comes: would the heap have asked for one?"""
+    stats = heap.stats[0]
+    if stats.searched or request < 0:
+        return
+    stats.searched = 1
+    stats.hit_ptr = NULL
+    size = steps.entry_size[request]
+    size = round_size(heap, size) if steps.action[request] == ALLOC else size
+    pool = get_pool(steps.private_pool[request], size)
+    expandable = bool(heap.config[0].expandable_segments) and not heap.pools[pool].custom_allocator
+    at = find_free_block(heap, pool, steps.stream[request], size, expandable)
+    if at >= 0:
+        stats.hit_ptr = heap.blocks[heap.free_blocks[at]].ptr
+
+
+@compiled
+def _phantom(heap: Heap, stream: int, pool: int, ptr: int, size: int) -> int:
+    """A block where the recording's own segments have no room for it."""
+    stats = heap.stats[0]
+    stats.conflicts += 1
+    b = new_block(heap, stream, size, pool, ptr, 0)
+    heap.blocks[b].phantom = 1
+    return b
+
+
+@compiled
+def _alloc(heap: Heap, steps: Steps, i: int) -> int:
+    """One recorded allocation: returns its block, leaves the address by the heap's own rules in ``stats``."""
+    stats = heap.stats[0]
+    ptr, requested_size, stream = steps.address[i], steps.entry_size[i], steps.stream[i]
+    size = round_size(heap, requested_size)
+    pool = get_pool(steps.private_pool[i], size)
+    expandable = bool(heap.config[0].expandable_segments) and not heap.pools[pool].custom_allocator
+    predicted, b = NULL, NULL
+    if stats.fresh != NULL or stats.mapped_block != NULL:
+        # Where a release or a pending free came in the same malloc, the pool was not searched again after it.
+        came = stats.fresh if stats.fresh != NULL else stats.mapped_block
+        predicted = heap.blocks[came].ptr
+        if stats.hit_ptr != NULL and not stats.seen_release:
+            predicted = stats.hit_ptr
+        if (
+            stats.fresh != NULL
+            and heap.blocks[stats.fresh].ptr == ptr
+            and heap.blocks[stats.fresh].size >= size
+        ):
+            b = stats.fresh
+            stats.fresh = NULL
+    else:
+        at = find_free_block(heap, pool, stream, size, expandable)
+        if at >= 0:
+            predicted = heap.blocks[heap.free_blocks[at]].ptr
+            if predicted == ptr:
+                b = heap.free_blocks[at]
+                erase_at(heap, at)
+    _settle(heap)
+    if b == NULL:
+        b = _take_at(heap, ptr, size)
+    if b == NULL:
+        # By other settings than ours it may have been smaller.
+        size = (requested_size + MIN_BLOCK_SIZE - 1) // MIN_BLOCK_SIZE * MIN_BLOCK_SIZE
+        b = _take_at(heap, ptr, size)
+    if b == NULL:
+        b = _phantom(heap, stream, pool, ptr, size)
+    b = alloc_found_block(heap, b, size, requested_size, should_split(heap, b, size, expandable))
+    heap.blocks[b].alloc_event = steps.birth[i]
+    stats.predicted = predicted
+    return b
+
+
+@compiled
+def _free_of(heap: Heap, b: int, completed: bool) -> None:
+    block = heap.blocks[b]
+    if block.phantom:
+        stats = heap.stats[0]
+        if block.allocated:
+            stats.allocated_bytes -= block.size
+            block.allocated = 0
+        if completed:
+            stats.active_bytes -= block.size
+            stats.requested_bytes -= block.requested_size
+            delete_block(heap, b)
+    elif not completed:
+        if block.allocated:
+            free_requested(heap, b)
+    elif block.pending:
+        free_completed(heap, b)
+    else:
+        free(heap, b)
+
+
+@compiled
+def _unmapped_at(heap: Heap, pool: int, stream: int, ptr: int) -> int:
+    """The unmapped block of this pool and stream that covers an address."""
+    at = unmapped_lower_bound(heap, pool, stream, ptr + 1) - 1
+    if at < 0:
+        return NULL
+    b = heap.unmapped[at]
+    block = heap.blocks[b]
+    inside = block.pool == pool and block.stream == stream and ptr < block.ptr + block.size
+    return b if inside else NULL
+
+
+@compiled
+def _map(heap: Heap, steps: Steps, i: int) -> None:
+    stats = heap.stats[0]
+    ptr, size, stream = steps.address[i], steps.entry_size[i], steps.stream[i]
+    pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
+    b = _unmapped_at(heap, pool, stream, ptr)
+    if b == NULL:
+        b = new_expandable_segment(heap, pool, stream, steps.reserve_start[i], steps.reserve_size[i])
+    block = heap.blocks[b]
+    if block.ptr < ptr:
+        # Only where the recording began later than the segment.
+        unmapped_erase(heap, b)
+        front = new_block(heap, stream, ptr - block.ptr, pool, block.ptr, block.counter)
+        heap.blocks[front].mapped = 0
+        heap.blocks[front].expandable_segment = block.expandable_segment
+        splice(heap, front, block.prev, b)
+        block.ptr = ptr
+        block.size -= heap.blocks[front].size
+        unmapped_insert(heap, front)
+        unmapped_insert(heap, b)
+    if block.size < size:
+        stats.conflicts += 1
+        return
+    map_range(heap, b, size, CAUSE_RECORDED)
+    stats.mapped_block = b
+
+
+@compiled
+def _unmap(heap: Heap, ptr: int, size: int) -> None:
+    at = _free_block_at(heap, ptr)
+    if at != NULL:
+        b = heap.free_blocks[at]
+        block = heap.blocks[b]
+        if block.expandable_segment != NULL and ptr + size <= block.ptr + block.size:
+            unmap_range(heap, b, ptr, ptr + size, CAUSE_RECORDED)
+            return
+    heap.stats[0].conflicts += 1
+
+
+@compiled
+def _segment_free(heap: Heap, ptr: int, size: int) -> None:
+    at = _free_block_at(heap, ptr)
+    if at != NULL:
+        b = heap.free_blocks[at]
+        block = heap.blocks[b]
+        whole = block.prev == NULL and block.next == NULL and block.expandable_segment == NULL
+        if whole and block.ptr == ptr and block.size == size:
+            release_block(heap, b, CAUSE_RECORDED)
+            return
+    heap.stats[0].conflicts += 1
+
+
+@compiled
+def run_recorded(
+    heap: Heap,
+    steps: Steps,
+    block_of: NDArray[np.int32],
+    effects: NDArray[Any],
+    start: int,
+    stop: int,
+    writes_effects: bool,
+) -> int:
+    """Replay events ``start`` to ``stop``; returns where it stopped: earlier, if the heap needs more room.
+
+    Args:
+        block_of: int32[births], the row of each block by its birth; kept up to date.
+        effects: EFFECT[n]; written to where ``writes_effects``.
+    """
+    for i in range(start, stop):
+        if not has_room(heap):
+            return i
+        stats = heap.stats[0]
+        stats.event = i
+        stats.split_remainder = 0
+        stats.merged_before = 0
+        stats.merged_after = 0
+        action = steps.action[i]
+        block_size, predicted = 0, NULL
+        if action == ALLOC:
+            b = _alloc(heap, steps, i)
+            block_of[steps.birth[i]] = b
+            block_size = heap.blocks[b].size
+            predicted = stats.predicted
+        elif action in (FREE_REQUESTED, FREE_COMPLETED):
+            birth = steps.birth[i]
+            b = block_of[birth] if birth >= 0 else NULL
+            if action == FREE_REQUESTED:
+                _settle(heap)
+                stats.last_free_requested = birth
+            elif stats.last_free_requested == birth:
+                stats.last_free_requested = NULL
+            else:
+                stats.seen_release = 1
+            if b != NULL:
+                block_size = heap.blocks[b].size
+                _free_of(heap, b, action == FREE_COMPLETED)
+                if action == FREE_COMPLETED:
+                    block_of[birth] = NULL
+        elif action == SEGMENT_ALLOC:
+            _search(heap, steps, steps.request[i])
+            if stats.fresh != NULL:
+                insert_into_blocks(heap, stats.fresh)
+            pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
+            stats.fresh = new_segment(
+                heap, pool, steps.stream[i], steps.address[i], steps.entry_size[i], CAUSE_RECORDED
+            )
+            block_size = steps.entry_size[i]
+        elif action == SEGMENT_MAP:
+            _search(heap, steps, steps.request[i])
+            _map(heap, steps, i)
+            block_size = steps.entry_size[i]
+        elif action == SEGMENT_FREE:
+            stats.seen_release = 1
+            _segment_free(heap, steps.address[i], steps.entry_size[i])
+            block_size = steps.entry_size[i]
+        elif action == SEGMENT_UNMAP:
+            stats.seen_release = 1
+            _unmap(heap, steps.address[i], steps.entry_size[i])
+            block_size = steps.entry_size[i]
+        elif action == OOM:
+            _settle(heap)
+            stats.num_ooms += 1
+        if writes_effects:
+            row = effects[i]
+            row.block_size = block_size
+            row.split_remainder = stats.split_remainder
+            row.merged_before = stats.merged_before
+            row.merged_after = stats.merged_after
+            row.predicted = predicted
+            row.allocated_bytes = stats.allocated_bytes
+            row.active_bytes = stats.active_bytes
+            row.requested_bytes = stats.requested_bytes
+            row.reserved_bytes = stats.reserved_bytes
+            row.inactive_split_bytes = stats.inactive_split_bytes
+    return stop

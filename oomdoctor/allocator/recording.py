@@ -1,0 +1,183 @@
+"""One device's trace, made ready for replay: which block each event speaks of, of which pool and stream.
+
+A trace names blocks by address alone, and an address is used again and again. Here every block gets a number
+of its own, its *birth*: the number of the event that allocated it, or, for blocks older than the recording,
+one after those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oomdoctor.snapshot.model import (
+    ALLOC,
+    FREE_COMPLETED,
+    FREE_REQUESTED,
+    SEGMENT_ALLOC,
+    SEGMENT_FREE,
+    UNKNOWN,
+    Events,
+    Snapshot,
+)
+
+DEFAULT_POOL = (0, 0)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The trace of a device with what can be told of each event before replaying.
+
+    Attributes:
+        snapshot, device: where it is from.
+        events: oldest first.
+        streams: uint64[s], the stream handles that occur, ascending; ranks refer to it.
+        stream: int32[n], rank of each event's stream.
+        pools: the ids of the private pools that occur; pool p of the replay is ``pools[p - 1]``.
+        private_pool: int32[n], 0 for the default pools.
+        birth: int64[n], see the module; -1 for events that speak of no block.
+        older: int64[k], addresses of the blocks that were there before and are freed in the trace; block k
+            has birth n + k.
+        notes: what is strange about it.
+    """
+
+    snapshot: Snapshot
+    device: int
+    events: Events
+    streams: NDArray[np.uint64]
+    stream: NDArray[np.int32]
+    pools: tuple[tuple[int, int], ...]
+    private_pool: NDArray[np.int32]
+    birth: NDArray[np.int64]
+    older: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def final_segments(self) -> NDArray[np.intp]:
+        """Rows of this device's segments in the snapshot."""
+        return np.flatnonzero(self.snapshot.segments.device == self.device)
+
+    def stream_rank(self, handles: NDArray[np.int64]) -> NDArray[np.int32]:
+        return np.searchsorted(self.streams, handles.view(np.uint64)).astype(np.int32)
+
+    def pool_number(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Numbers of private pools from their ids, int64[m, 2]."""
+        out = np.zeros(len(ids), np.int32)
+        for number, (first, second) in enumerate(self.pools, start=1):
+            out[(ids[:, 0] == first) & (ids[:, 1] == second)] = number
+        return out
+
+
+def recording_of(snapshot: Snapshot, device: int) -> Recording:
+    """Make the trace of a device ready."""
+    notes: list[str] = []
+    events = snapshot.traces[device] if device < len(snapshot.traces) else _no_events()
+    events = _in_time_order(events, notes)
+    rows = np.flatnonzero(snapshot.segments.device == device)
+    handles = np.concatenate([events.stream, snapshot.segments.stream[rows]]).view(np.uint64)
+    streams = np.unique(handles)
+    birth, older = _births(events)
+    recording = Recording(
+        snapshot=snapshot,
+        device=device,
+        events=events,
+        streams=streams,
+        stream=np.searchsorted(streams, events.stream.view(np.uint64)).astype(np.int32),
+        pools=_private_pools(events, snapshot.segments.pool[rows]),
+        private_pool=np.zeros(len(events), np.int32),
+        birth=birth,
+        older=older,
+        notes=tuple(notes),
+    )
+    return replace(recording, private_pool=_pools_of_events(recording))
+
+
+def _no_events() -> Events:
+    def empty(dtype: Any) -> NDArray[Any]:
+        return np.empty(0, dtype)
+
+    return Events(
+        action=empty(np.uint8), address=empty(np.int64), entry_size=empty(np.int64),
+        stream=empty(np.int64), time_us=empty(np.int64), stack=empty(np.int32),
+        pool=np.empty((0, 2), np.int64), label=empty(np.int32), compile_context=empty(np.int32),
+    )  # fmt: skip
+
+
+def _in_time_order(events: Events, notes: list[str]) -> Events:
+    """Lowering max_entries without clearing leaves stale entries behind newer ones in the ring."""
+    known = events.time_us != UNKNOWN
+    if not len(events) or not known.all() or not (np.diff(events.time_us) < 0).any():
+        return events
+    notes.append("the trace was out of order; its events were sorted by time")
+    order = np.argsort(events.time_us, kind="stable")
+    columns = (
+        "action",
+        "address",
+        "entry_size",
+        "stream",
+        "time_us",
+        "stack",
+        "pool",
+        "label",
+        "compile_context",
+    )
+    return replace(events, **{name: getattr(events, name)[order] for name in columns})
+
+
+def _births(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each alloc and free the birth of its block; and where blocks older than the trace lie."""
+    n = len(events)
+    birth = np.full(n, -1, np.int64)
+    action = events.action
+    concerned = np.flatnonzero((action == ALLOC) | (action == FREE_REQUESTED) | (action == FREE_COMPLETED))
+    order = concerned[np.argsort(events.address[concerned], kind="stable")]
+    if not len(order):
+        return birth, np.empty(0, np.int64)
+    address = events.address[order]
+    position = np.arange(len(order))
+    group_starts = np.concatenate([[True], address[1:] != address[:-1]])
+    group_start = np.maximum.accumulate(np.where(group_starts, position, 0))
+    is_alloc = action[order] == ALLOC
+    last_alloc = np.maximum.accumulate(np.where(is_alloc, position, -1))
+    known = last_alloc >= group_start
+    older = address[group_starts & ~is_alloc]
+    older_number = np.cumsum(group_starts & ~is_alloc) - 1
+    birth[order] = np.where(known, order[last_alloc], n + older_number)
+    return birth, older
+
+
+def _private_pools(events: Events, segment_pools: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    pairs = np.unique(np.concatenate([events.pool, segment_pools]), axis=0)
+    unknown = (UNKNOWN, UNKNOWN)
+    return tuple(
+        (int(first), int(second))
+        for first, second in pairs
+        if (first, second) != DEFAULT_POOL and (first, second) != unknown
+    )
+
+
+def _pools_of_events(recording: Recording) -> NDArray[np.int32]:
+    """Stated since 2.12. Before, the private segments of the final state tell it of what lies in them."""
+    events = recording.events
+    out = recording.pool_number(events.pool)
+    unstated = events.pool[:, 0] == UNKNOWN
+    if not recording.pools or not unstated.any():
+        return out
+    segments = recording.snapshot.segments
+    rows = recording.final_segments()
+    numbers = recording.pool_number(segments.pool[rows])
+    # Within a segment from when it came last.
+    for row, number in zip(rows[numbers > 0].tolist(), numbers[numbers > 0].tolist()):
+        start = int(segments.address[row])
+        inside = (
+            unstated & (events.address >= start) & (events.address < start + int(segments.total_size[row]))
+        )
+        came = np.flatnonzero(inside & np.isin(events.action, (SEGMENT_ALLOC, SEGMENT_FREE)))
+        since = int(came[-1]) if len(came) and events.action[came[-1]] == SEGMENT_ALLOC else 0
+        out[np.flatnonzero(inside)[np.flatnonzero(inside) >= since]] = number
+    return out
