@@ -51,6 +51,10 @@ class UsageError(OomdoctorError):
     exit_code = 2
 
 
+class SettingsError(UsageError):
+    """Allocator settings that torch would reject."""
+
+
 class InputError(OomdoctorError):
     """A file or text given to oomdoctor cannot be used."""
 

@@ -1,7 +1,7 @@
 """Every key of the allocator's settings, and the releases that know it.
 
-Sources: ``getKeys`` of c10/core/AllocatorConfig.h and c10/cuda/CUDAAllocatorConfig.h (2.11 to 2.15), the keys that
-``CUDAAllocatorConfig::parseArgs`` compares with in the releases before, and the pull requests named below.
+Sources: ``getKeys`` of c10/core/AllocatorConfig.h and c10/cuda/CUDAAllocatorConfig.h (2.11 to 2.15), the keys
+that ``CUDAAllocatorConfig::parseArgs`` compares with in the releases before, the pull requests named below.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Key:
 
     Attributes:
         since: the first release of 2.0 and later that reads it; None where only releases before 2.0 did.
-        common: read for every accelerator, by c10/core/AllocatorConfig.cpp where that exists; else by CUDA's own.
+        common: read for every accelerator, by c10/core/AllocatorConfig.cpp where that exists; else by
+            CUDA's own.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Numbers in allocator settings, read as the C++ library reads them.
 
-``std::stoi("64MB")`` is 64 and ``std::stoull("-1")`` is 2^64 - 1: such texts are accepted by torch, so they are here.
-Only the leading number counts; what follows it is dropped.
+``std::stoi("64MB")`` is 64 and ``std::stoull("-1")`` is 2^64 - 1: torch accepts such texts, so they are
+accepted here. Only the leading number counts; what follows it is dropped.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Optional
 U64 = 1 << 64
 _SPACE = r"[ \t\n\v\f\r]*"
 _INTEGER = re.compile(_SPACE + r"([+-]?\d+)", re.ASCII)
-_HEX = re.compile(_SPACE + r"([+-]?0[xX](?:[\da-fA-F]+\.?[\da-fA-F]*|\.[\da-fA-F]+)(?:[pP][+-]?\d+)?)", re.ASCII)
-_REAL = re.compile(_SPACE + r"([+-]?(?:inf(?:inity)?|nan|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?))", re.ASCII | re.I)
-_STREAM_REAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_HEX = re.compile(_SPACE + r"([+-]?0x(?:[\da-f]+\.?[\da-f]*|\.[\da-f]+)(?:p[+-]?\d+)?)", re.ASCII | re.I)
+_DECIMAL = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+_REAL = re.compile(_SPACE + rf"([+-]?(?:inf(?:inity)?|nan|{_DECIMAL}))", re.ASCII | re.I)
+_STREAM_REAL = re.compile(rf"[+-]?{_DECIMAL}", re.ASCII | re.I)
 # Below this a double loses bits, and strtod reports it as out of range.
 _SMALLEST_NORMAL = 2.0**-1022
 

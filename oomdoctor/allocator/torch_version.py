@@ -43,6 +43,6 @@ def newer_than_known(version: TorchVersion) -> Optional[str]:
     if version <= NEWEST:
         return None
     return (
-        f"PyTorch {version[0]}.{version[1]} is newer than {NEWEST[0]}.{NEWEST[1]}, the newest whose allocator is "
-        f"known here; the rules of {NEWEST[0]}.{NEWEST[1]} are used."
+        f"PyTorch {version[0]}.{version[1]} is newer than {NEWEST[0]}.{NEWEST[1]}, the newest whose "
+        f"allocator is known here; the rules of {NEWEST[0]}.{NEWEST[1]} are used."
     )
