@@ -17,6 +17,8 @@ from oomdoctor.units import MIB
 
 ZERO_DIVISIONS_SINCE = (2, 4)  # pull 126833
 MAX_REGISTER_THREADS = 128  # pinned_max_register_threads
+# 2^63, the one greater power of two of 64 bits, rounds the same, and does not fit into our columns.
+_MOST_DIVISIONS = 1 << 62
 
 
 class Readers:
@@ -83,7 +85,7 @@ class Readers:
             return self._divisions_by_interval(index, key)
         divisions = self.tokens.whole(index, key)
         self._check_power_of_two(divisions, key, "the number of divisions")
-        self.values["roundup_power2_divisions"] = (divisions,) * ROUNDUP_SLOTS
+        self.values["roundup_power2_divisions"] = (min(divisions, _MOST_DIVISIONS),) * ROUNDUP_SLOTS
         return index
 
     def backend(self, index: int) -> int:
@@ -190,6 +192,7 @@ class Readers:
             divisions = tokens.whole(index + 2, key)
             if divisions != 0 or tokens.torch < ZERO_DIVISIONS_SINCE:
                 self._check_power_of_two(divisions, key, "the number of divisions")
+            divisions = min(divisions, _MOST_DIVISIONS)
             if interval == ">":
                 # Up to 2.9 this overwrites the last listed slot (pull 165304).
                 start = last_slot if self.is_legacy else last_slot + 1
