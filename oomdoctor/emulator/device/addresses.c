@@ -149,3 +149,8 @@ EXPORT void oomdoctor_set_addresses(uint32_t order, uint32_t fresh, uint64_t see
   for (int device = 0; device < MAX_DEVICES; device++) ranges[device][0].passed = ranges[device][1].passed = 0;
   unlock_process();
 }
+/* How many reservations there are: a program may want to know that it left none. */
+EXPORT uint64_t oomdoctor_reservations(int device) {
+  device = physical(device);
+  return device < 0 ? 0 : ranges[device][1].count;
+}

@@ -47,7 +47,6 @@ MEASURES = (
     "reserved_bytes",
     "requested_bytes",
     "inactive_split_bytes",
-    "segment",
 )
 COUNTERS = ("num_alloc_retries", "num_ooms", "num_oom_rejections", "num_device_alloc", "num_device_free")
 
@@ -70,6 +69,15 @@ class EmulatedDevice:
         library = ctypes.CDLL(None)
         self._library = library if hasattr(library, "oomdoctor_set_capacity") else None
         self._room = torch.cuda.mem_get_info(0)[0]
+
+    def widen(self) -> None:
+        """All memory that there is."""
+        if self._library is not None:
+            self._library.oomdoctor_set_capacity(0, ctypes.c_uint64(self._room))
+
+    def reservations(self) -> int:
+        """How many there are, as far as one can tell."""
+        return 0 if self._library is None else int(self._library.oomdoctor_reservations(0))
 
     def arrange(self, job: Job) -> None:
         """Give the device the capacity, latency and addresses that ``job`` asks for."""
@@ -109,6 +117,21 @@ def sticky(program: Job) -> tuple[Any, ...]:
     words = program.get("settings", "").replace(" ", "").split(",")
     kept = tuple(sorted(word for word in words if word.split(":")[0] in STICKY_SETTINGS))
     return (program.get("memory_fraction") is not None, kept)
+
+
+def remove_unused_segments(streams: list[Any]) -> None:
+    """Reservations go when the last of their memory is unmapped, so those where mapping failed would stay.
+
+    The next allocation on their stream finds them; so one of each kind is made, and released.
+    """
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    tensors = []
+    for stream in streams:
+        torch.cuda.set_stream(stream)
+        tensors += [torch.empty(n, dtype=torch.uint8, device="cuda:0") for n in (1, 32 << 20)]
+    torch.cuda.set_stream(streams[0])
+    tensors.clear()
+    torch.cuda.empty_cache()
 
 
 class Run:
@@ -256,6 +279,18 @@ class Driver:
                 return
         raise CannotGoOn(f"{reserved_bytes()} bytes stayed reserved")
 
+    def _clean(self, program: Job) -> None:
+        """The allocator as the next program must find it."""
+        self._empty()
+        if "expandable_segments:True" in program.get("settings", ""):
+            self.device.widen()
+            if program.get("memory_fraction") is not None:
+                torch.cuda.set_per_process_memory_fraction(1.0, 0)
+            remove_unused_segments(self.streams)
+            self._empty()
+        if self.device.reservations():
+            raise CannotGoOn(f"{self.device.reservations()} address ranges stayed reserved")
+
     def takes(self, job: Job) -> bool:
         """Whether this process can run ``job`` as a fresh one would."""
         if self.sticky is None:
@@ -303,8 +338,8 @@ class Driver:
             result.update(error=f"{type(error).__name__}: {error}", can_go_on=False)
         try:
             run.close()
-            self._empty()
-        except Exception as error:
+            self._clean(job["program"])
+        except Exception as error:  # the result stands; the next program needs another process
             result.update(leftover=f"{type(error).__name__}: {error}", can_go_on=False)
         return result
 
@@ -315,6 +350,8 @@ class Driver:
         for name in MEASURES:
             for what in ("peak", "current"):
                 result[f"{what}_{name}"] = after[name]["all"][what]
+        for what in ("allocated", "freed"):
+            result[f"segments_{what}"] = after["segment"]["all"][what]
         for name in COUNTERS:
             result[name] = after[name] - before[name] if name in after else None
         if run.job.get("timeline"):

@@ -1,0 +1,1 @@
+"""The real allocator as the reference: programs, settings, and what it does with them."""
