@@ -12,7 +12,8 @@ import io
 import os
 import re
 import zlib
-from typing import Literal, Union
+from collections.abc import Iterator
+from typing import Literal, Optional, Union
 
 from oomdoctor.errors import EmptyInput, ForeignInput, InputError, TruncatedInput, UnsafeInput
 from oomdoctor.snapshot.limits import Limits
@@ -49,31 +50,88 @@ def read_bytes(path: Union[str, os.PathLike[str]], limits: Limits) -> bytes:
 
 
 def _gunzip(data: bytes, source: str, limits: Limits) -> bytes:
-    bound = min(limits.decompressed_bytes, max(len(data) * limits.expansion, 64 << 20))
     chunks: list[bytes] = []
-    total = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-            while True:
-                chunk = stream.read(_CHUNK)
-                if not chunk:
-                    break
+            for chunk in _bounded(stream, len(data), limits):
                 chunks.append(chunk)
-                total += len(chunk)
-                if total > bound:
-                    raise UnsafeInput(
-                        f"{len(data):,} compressed bytes unfold to more than {bound:,}",
-                        where=source,
-                        why="recordings compress 10 to 50 times; this may be a decompression bomb",
-                        next_step="if you trust it, decompress it yourself (gunzip) and give the result",
-                    )
+    except _Bomb as error:
+        raise UnsafeInput(
+            f"{len(data):,} compressed bytes unfold to more than {error.bound:,}",
+            where=source,
+            why="recordings compress 10 to 50 times; this may be a decompression bomb",
+            next_step="if you trust it, decompress it yourself (gunzip) and give the result",
+        ) from None
     except EOFError as error:
         raise TruncatedInput("the gzip file ends before it is complete", where=source) from error
     except (zlib.error, OSError) as error:
         raise ForeignInput("the gzip file is damaged", where=source, why=str(error)) from error
-    if not total:
+    if not chunks:
         raise EmptyInput("the compressed file holds nothing", where=source)
     return b"".join(chunks)
+
+
+class _Bomb(Exception):
+    def __init__(self, bound: int) -> None:
+        super().__init__()
+        self.bound = bound
+
+
+def _bounded(stream: gzip.GzipFile, compressed: int, limits: Limits) -> Iterator[bytes]:
+    """What a gzip stream of so many compressed bytes unfolds to, piece by piece, up to its bound."""
+    bound = min(limits.decompressed_bytes, max(compressed * limits.expansion, 64 << 20))
+    total = 0
+    while chunk := stream.read(_CHUNK):
+        total += len(chunk)
+        if total > bound:
+            raise _Bomb(bound)
+        yield chunk
+
+
+class PickleStream:
+    """A large pickle, piece by piece.
+
+    Attributes:
+        expected_bytes: about how long it is.
+    """
+
+    def __init__(
+        self, path: Union[str, os.PathLike[str]], size: int, compressed: bool, limits: Limits
+    ) -> None:
+        self._path, self._size, self._compressed, self._limits = path, size, compressed, limits
+        self.expected_bytes = size * 15 if compressed else size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes; they end early where the file is damaged, which :func:`read_bytes` tells."""
+        try:
+            with open(self._path, "rb") as file:
+                if not self._compressed:
+                    while chunk := file.read(_CHUNK):
+                        yield chunk
+                    return
+                with gzip.GzipFile(fileobj=file) as stream:
+                    yield from _bounded(stream, self._size, self._limits)
+        except (_Bomb, EOFError, zlib.error, OSError):
+            return
+
+
+def pickle_stream(path: Union[str, os.PathLike[str]], limits: Limits) -> Optional[PickleStream]:
+    """The file as a pickle of the size and protocol that are read piece by piece; None for any other."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(2)
+            compressed = head == _GZIP
+            if size < (limits.streamed_bytes // 16 if compressed else limits.streamed_bytes):
+                return None
+            if compressed:
+                file.seek(0)
+                head = gzip.GzipFile(fileobj=file).read(2)
+    except (OSError, EOFError, zlib.error):
+        return None
+    if head[:1] != b"\x80" or head[1:] not in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return None
+    return PickleStream(path, size, compressed, limits)
 
 
 def kind_of(data: bytes, source: str) -> Kind:

@@ -5,7 +5,8 @@ The eras are those of torch 2.0 to 2.15; a missing field takes its default, an u
 - 2.0: blocks have no address and no frames but a ``history`` with the size asked for; 9 keys a segment.
 - 2.1: block addresses, pool ids, expandable segments. 2.2: times. 2.3: allocator_settings.
 - 2.5: external_annotations. 2.7: compile_context. 2.9: graph_capture_record_stream_reuse among the settings.
-- 2.10: user_metadata. 2.12: pool_id on events. 2.14: host segments and traces beside the device's.
+- 2.10: user_metadata. 2.11: forward_frames. 2.12: pool_id on events. 2.14: host segments and traces beside
+  the device's, and the action annotate. 2.15: internal_metadata.
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.snapshot.intern import StackTable, TextTable
+from oomdoctor.snapshot.intern import NO_TEXT, StackTable, TextTable
 from oomdoctor.snapshot.model import (
     ACTIONS,
     ACTIVE_PENDING_FREE,
-    INACTIVE,
     STATES,
     UNKNOWN,
-    UNKNOWN_ACTION,
     Annotation,
     Blocks,
     Events,
@@ -32,6 +31,8 @@ from oomdoctor.snapshot.model import (
 )
 from oomdoctor.snapshot.rows import Row, Source, codes, flags, integers, pairs, values
 from oomdoctor.snapshot.stacks import NO_STACK
+from oomdoctor.snapshot.surprises import Surprises
+from oomdoctor.snapshot.tables import RowTable, Table
 
 _CHUNK = 1 << 16
 _ACTION_CODES = {name: code for code, name in enumerate(ACTIONS)}
@@ -39,6 +40,12 @@ _STATE_CODES = {name: code for code, name in enumerate(STATES)}
 # The documented name (torch/cuda/memory.py); files say active_pending_free.
 _STATE_CODES["active_awaiting_free"] = ACTIVE_PENDING_FREE
 _LINEAR_SETTINGS = (str, int, float, bool)
+TOP_LEVEL = frozenset(
+    (
+        "segments", "device_traces", "allocator_settings", "external_annotations",
+        "host_segments", "host_traces",
+    )
+)  # fmt: skip
 
 
 def to_snapshot(
@@ -47,9 +54,9 @@ def to_snapshot(
     """Convert the dict of ``torch.cuda.memory._snapshot()`` or the list of ``torch.cuda.memory_snapshot()``.
 
     Args:
-        plain: nested plain values.
+        plain: nested plain values; a trace may also be a :class:`~oomdoctor.snapshot.tables.Table`.
         source: where they come from.
-        event_stacks: whether events keep their stacks; without them reading takes half of the time.
+        event_stacks: whether events keep their stacks.
         shared: whether frames named twice are one object (a pickle) rather than copies (JSON).
         consume: empty the lists of events while converting, so that both forms never exist in full.
 
@@ -60,25 +67,36 @@ def to_snapshot(
     if type(top) is not dict or "segments" not in top:
         found = "no segments in it" if type(top) is dict else f"a {type(top).__name__}, not a dict"
         source.refuse(f"there is {found}")
-    stacks = StackTable(source, shared=shared)
+    stacks, unknown = StackTable(source, shared=shared), Surprises()
     segment_rows = source.rows(top["segments"], "segments")
-    segments, blocks = _segments(segment_rows, stacks, source)
-    traces = _traces(top.get("device_traces"), stacks if event_stacks else None, source, consume)
+    segments, blocks = _segments(segment_rows, stacks, source, unknown)
+    host_rows = source.rows(top.get("host_segments") or [], "host_segments")
+    host_segments, host_blocks = _segments(host_rows, stacks, source, unknown)
+    reader = _TraceReader(stacks if event_stacks else None, source, consume, unknown)
+    traces = reader.traces(top.get("device_traces"))
+    host_traces = reader.host_traces(top.get("host_traces"))
     settings = _settings(top.get("allocator_settings"))
     annotations = _annotations(top.get("external_annotations"), source)
+    unknown.top_level(set(top) - TOP_LEVEL)
     return Snapshot(
         segments=segments,
         blocks=blocks,
-        traces=tuple(trace for trace, _ in traces),
+        traces=traces,
         stacks=stacks.stacks(),
         settings=settings,
         annotations=annotations,
-        since=_since(top, segment_rows, settings, set().union(*(keys for _, keys in traces))),
+        since=_since(top, segment_rows, settings, reader.keys),
         source=source.name,
+        notes=unknown.notes(reader.keys),
+        host_segments=host_segments,
+        host_blocks=host_blocks,
+        host_traces=host_traces,
     )
 
 
-def _segments(rows: list[Row], stacks: StackTable, source: Source) -> tuple[Segments, Blocks]:
+def _segments(
+    rows: list[Row], stacks: StackTable, source: Source, unknown: Surprises
+) -> tuple[Segments, Blocks]:
     blocks_of = [source.rows(row.get("blocks", []), "blocks") for row in rows]
     if rows and not any(key in rows[0] for key in ("address", "total_size")):
         source.refuse("its segments have no address and no size")
@@ -109,7 +127,7 @@ def _segments(rows: list[Row], stacks: StackTable, source: Source) -> tuple[Segm
         requested_size=integers(
             [_requested(block) for block in flat], "block requested_size", source, default=UNKNOWN
         ),
-        state=codes(values(flat, "state", "inactive"), _STATE_CODES, INACTIVE, "block state", source),
+        state=codes(values(flat, "state", "inactive"), _STATE_CODES, unknown.states, "block state", source),
         stack=stacks.column([_block_frames(block) for block in flat]),
     )
 
@@ -142,69 +160,105 @@ def _block_frames(block: Row) -> Any:
     return _latest(block).get("frames") if frames is None else frames
 
 
-def _traces(
-    value: Any, stacks: Optional[StackTable], source: Source, consume: bool
-) -> list[tuple[Events, set[str]]]:
-    """One :class:`Events` a device, with the names of the fields that its entries have."""
-    if value is None:
-        return []
-    if type(value) is not list:
-        source.refuse("device_traces should be a list")
-    source.count(len(value))
-    return [_events(source.rows(trace, "a device's trace"), stacks, source, consume) for trace in value]
+class _TraceReader:
+    """Turns traces into :class:`Events`; ``keys`` are the names of the fields that any entry had."""
+
+    def __init__(
+        self, stacks: Optional[StackTable], source: Source, consume: bool, unknown: Surprises
+    ) -> None:
+        self._stacks, self._source, self._consume, self._unknown = stacks, source, consume, unknown
+        self.keys: set[str] = set()
+
+    def traces(self, value: Any) -> tuple[Events, ...]:
+        """One :class:`Events` a device."""
+        if value is None:
+            return ()
+        if type(value) is not list:
+            self._source.refuse("device_traces should be a list")
+        self._source.count(len(value))
+        return tuple(self._events(trace) for trace in value)
+
+    def host_traces(self, value: Any) -> tuple[Events, ...]:
+        """Host memory has one trace, not one a device (torch 2.14 and 2.15)."""
+        return () if value is None else (self._events(value),)
+
+    def _events(self, trace: Any) -> Events:
+        labels = _Labels()
+        if isinstance(trace, list):
+            tables = self._tables(self._source.rows(trace, "a device's trace"))
+        elif trace is None or isinstance(trace, (dict, str, bytes, int, float, tuple)):
+            self._source.refuse(f"a device's trace is a {type(trace).__name__}, not a list")
+        else:
+            tables = iter((trace,))
+        parts = [self._columns(table, labels) for table in tables]
+        joined: dict[str, NDArray[Any]] = {
+            name: _join([part[name] for part in parts], dtype) for name, dtype in _EVENT_TYPES.items()
+        }
+        return Events(**labels.joined(joined), labels=labels.texts())
+
+    def _tables(self, trace: list[Row]) -> Iterator[Table]:
+        for rows in _chunks(trace, self._consume):
+            yield RowTable(rows, self._source)
+
+    def _columns(self, table: Table, labels: _Labels) -> dict[str, NDArray[Any]]:
+        self.keys |= table.keys()
+        nothing = np.full(len(table), NO_STACK, np.int32)
+        return {
+            "action": table.codes("action", _ACTION_CODES, self._unknown.actions),
+            # An oom entry has no addr but device_free.
+            "address": table.integers("addr", 0, instead="device_free"),
+            "entry_size": table.integers("size", 0),
+            "stream": table.integers("stream", 0),
+            "time_us": table.integers("time_us", UNKNOWN),
+            "stack": nothing if self._stacks is None else table.stacks("frames", self._stacks),
+            "pool": table.pairs("pool_id", (UNKNOWN, UNKNOWN)),
+            **{name: table.texts(key, labels.tables[name]) for name, key in _LABELS.items()},
+        }
 
 
-def _events(
-    trace: list[Row], stacks: Optional[StackTable], source: Source, consume: bool
-) -> tuple[Events, set[str]]:
-    labels, contexts = TextTable(), TextTable(("", "N/A"))
-    keys: set[str] = set()
-    parts: list[dict[str, NDArray[Any]]] = []
-    for rows in _chunks(trace, consume):
-        keys.update(key for row in (rows[0], rows[-1]) for key in row if type(key) is str)
-        actions = values(rows, "action", "unknown")
-        parts.append(
-            {
-                "action": codes(actions, _ACTION_CODES, UNKNOWN_ACTION, "action", source),
-                "address": integers(_addresses(rows), "addr", source),
-                "entry_size": integers(values(rows, "size", 0), "size", source),
-                "stream": integers(values(rows, "stream", 0), "stream", source),
-                "time_us": integers(values(rows, "time_us", UNKNOWN), "time_us", source, default=UNKNOWN),
-                "stack": (
-                    stacks.column(values(rows, "frames", None))
-                    if stacks is not None
-                    else np.full(len(rows), NO_STACK, np.int32)
-                ),
-                "pool": pairs(
-                    values(rows, "pool_id", (UNKNOWN, UNKNOWN)), "pool_id", source, (UNKNOWN, UNKNOWN)
-                ),
-                "label": labels.column(values(rows, "user_metadata", "")),
-                "compile_context": contexts.column(values(rows, "compile_context", "")),
-            }
-        )
-        del rows
-    empty = {"pool": np.empty((0, 2), np.int64)}
-    joined: dict[str, NDArray[Any]] = {
-        name: np.concatenate([part[name] for part in parts]) if parts else empty.get(name, np.empty(0, dtype))
-        for name, dtype in _EVENT_TYPES.items()
-    }
-    shift = len(labels.texts())
-    joined["compile_context"] = np.where(
-        joined["compile_context"] >= 0, joined["compile_context"] + shift, UNKNOWN
-    ).astype(np.int32)
-    return Events(**joined, labels=labels.texts() + contexts.texts()), keys
+# column -> the field that it holds
+_LABELS = {
+    "label": "user_metadata", "compile_context": "compile_context",
+    "forward": "forward_frames", "internal": "internal_metadata",
+}  # fmt: skip
+
+
+class _Labels:
+    """The texts of a trace: one numbering for each column while reading, one for all in the end."""
+
+    def __init__(self) -> None:
+        self.tables = {
+            name: TextTable(("", "N/A") if name == "compile_context" else ("",)) for name in _LABELS
+        }
+
+    def joined(self, columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The columns with the numbers of :meth:`texts`."""
+        before = 0
+        for name, table in self.tables.items():
+            column = columns[name]
+            columns[name] = np.where(column == NO_TEXT, UNKNOWN, column + before).astype(np.int32)
+            before += len(table.texts())
+        return columns
+
+    def texts(self) -> tuple[str, ...]:
+        return tuple(text for table in self.tables.values() for text in table.texts())
+
+
+def _join(parts: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(dtype[0], dtype[1])
 
 
 _EVENT_TYPES: dict[str, Any] = {
-    "action": np.uint8,
-    "address": np.int64,
-    "entry_size": np.int64,
-    "stream": np.int64,
-    "time_us": np.int64,
-    "stack": np.int32,
-    "pool": np.int64,
-    "label": np.int32,
-    "compile_context": np.int32,
+    "action": (0, np.uint8),
+    "address": (0, np.int64),
+    "entry_size": (0, np.int64),
+    "stream": (0, np.int64),
+    "time_us": (0, np.int64),
+    "stack": (0, np.int32),
+    "pool": ((0, 2), np.int64),
+    **dict.fromkeys(_LABELS, (0, np.int32)),
 }
 
 
@@ -220,14 +274,6 @@ def _chunks(trace: list[Row], consume: bool) -> Iterator[list[Row]]:
         del trace[-_CHUNK:]
         chunk.reverse()
         yield chunk
-
-
-def _addresses(rows: list[Row]) -> list[Any]:
-    try:
-        return [row["addr"] for row in rows]
-    except KeyError:
-        # An oom entry has no addr but device_free.
-        return [row.get("addr", row.get("device_free", 0)) for row in rows]
 
 
 def _settings(value: Any) -> Optional[dict[str, Any]]:
@@ -264,9 +310,11 @@ def _since(
     known = settings or {}
     first_blocks: list[Row] = next((row["blocks"] for row in segments if row.get("blocks")), [])
     for release, has in (
+        ("2.15", "internal_metadata" in event_keys),
         ("2.14", "host_segments" in top or "host_traces" in top),
         ("2.13", "max_round_threshold" in known or "pinned_max_round_threshold" in known),
         ("2.12", "pool_id" in event_keys),
+        ("2.11", "forward_frames" in event_keys),
         ("2.10", "user_metadata" in event_keys),
         ("2.9", "graph_capture_record_stream_reuse" in known),
         ("2.7", "compile_context" in event_keys),

@@ -86,30 +86,38 @@ class StackTable:
         )
 
 
+NO_TEXT = -1
+
+
 class TextTable:
-    """Numbers texts in the order of their first use; −1 for those that say nothing."""
+    """Numbers texts in the order of their first use; :data:`NO_TEXT` for those that say nothing."""
 
     def __init__(self, empty: tuple[str, ...] = ("",)) -> None:
         self._numbers: dict[str, int] = {}
         self._empty = frozenset(empty)
 
     def column(self, texts: list[Any]) -> NDArray[np.int32]:
-        """The numbers of texts (or of dicts of plain values, as newer user metadata is)."""
+        """The numbers of texts (or of other plain values as a text: see :func:`_as_text`)."""
         if not set(map(type, texts)) <= {str}:
             texts = [text if type(text) is str else _as_text(text) for text in texts]
-        numbers = {text: self._number(text) for text in set(texts)}
+        numbers = {text: self._number(text) for text in dict.fromkeys(texts)}
         return np.fromiter(map(numbers.__getitem__, texts), dtype=np.int32, count=len(texts))
 
     def _number(self, text: str) -> int:
-        return -1 if text in self._empty else self._numbers.setdefault(text, len(self._numbers))
+        return NO_TEXT if text in self._empty else self._numbers.setdefault(text, len(self._numbers))
 
     def texts(self) -> tuple[str, ...]:
         return tuple(self._numbers)
 
 
 def _as_text(value: Any) -> str:
-    """User metadata is a text or, in newer releases, a dict: its plain values, as ``key=value``."""
+    """User metadata may be a dict: its plain values, as ``key=value``; forward frames are a list of lines."""
+    if type(value) is list:
+        return "".join(line for line in value[:_MOST_LINES] if type(line) is str)
     if type(value) is not dict:
         return str(value) if type(value) in (int, float, bool) else ""
     plain = (str, int, float, bool)
     return ", ".join(f"{k}={v}" for k, v in list(value.items())[:20] if type(k) is str and type(v) in plain)
+
+
+_MOST_LINES = 1000

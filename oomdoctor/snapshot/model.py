@@ -107,6 +107,10 @@ class Events:
         label: int32[n], index in ``labels``: user metadata; ``UNKNOWN`` where empty.
         compile_context: int32[n], index in ``labels``; ``UNKNOWN`` where empty or "N/A".
         labels: the texts.
+        forward: int32[n], index in ``labels``: ``forward_frames``, the traceback of the forward pass that a
+            backward one belongs to, as text (torch 2.11, under ``torch.autograd.detect_anomaly``).
+        internal: int32[n], index in ``labels``: ``internal_metadata``, what the allocator says of events of
+            its own, such as "mallocWithAddress" (torch 2.15).
     """
 
     action: NDArray[np.uint8]
@@ -119,6 +123,8 @@ class Events:
     label: NDArray[np.int32]
     compile_context: NDArray[np.int32]
     labels: tuple[str, ...] = ()
+    forward: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    internal: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     def __len__(self) -> int:
         return len(self.action)
@@ -146,6 +152,9 @@ class Snapshot:
         annotations: ``external_annotations``.
         since: the oldest torch release that writes these fields ("2.5"); a snapshot states no version.
         source: the file, or how else it came.
+        notes: what in the file is unknown to this oomdoctor, a sentence each.
+        host_segments, host_blocks: pinned host memory, ``host_segments`` (torch 2.14); its device is −1.
+        host_traces: the events of pinned host memory, ``host_traces``; none or one.
     """
 
     segments: Segments
@@ -156,9 +165,38 @@ class Snapshot:
     annotations: tuple[Annotation, ...] = ()
     since: str = "2.0"
     source: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    host_segments: Segments = field(default_factory=lambda: no_segments())
+    host_blocks: Blocks = field(default_factory=lambda: no_blocks())
+    host_traces: tuple[Events, ...] = ()
 
     def devices(self) -> list[int]:
         """Devices with segments or events, ascending."""
         with_events = {device for device, trace in enumerate(self.traces) if len(trace)}
         return sorted(set(np.unique(self.segments.device).tolist()) | with_events)
+
+
+def no_segments() -> Segments:
+    """A table without rows."""
+    return Segments(
+        **{name: np.empty(0, np.int64) for name in _SEGMENT_NUMBERS},
+        device=np.empty(0, np.int16),
+        is_small=np.empty(0, np.bool_),
+        is_expandable=np.empty(0, np.bool_),
+        pool=np.empty((0, 2), np.int64),
+        stack=np.empty(0, np.int32),
+        first_block=np.zeros(1, np.int64),
+    )
+
+
+_SEGMENT_NUMBERS = ("address", "total_size", "allocated_size", "active_size", "requested_size", "stream")
+
+
+def no_blocks() -> Blocks:
+    """A table without rows."""
+    return Blocks(
+        **{name: np.empty(0, np.int64) for name in ("address", "block_size", "requested_size")},
+        segment=np.empty(0, np.int32),
+        state=np.empty(0, np.uint8),
+        stack=np.empty(0, np.int32),
+    )

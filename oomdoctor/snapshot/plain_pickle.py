@@ -9,8 +9,8 @@ that passes, up to its STOP, is then decoded by CPython's own unpickler, whose `
 - the extension registry (EXT1, EXT2, EXT4), which bypasses ``find_class`` once its cache is warm;
 - lengths beyond the end of the file and memo slots beyond its size, for which CPython allocates first and
   fails later;
-- tuples of tuples (but for a few), which as keys of a dict hash in exponential time, or so deep that the
-  C stack ends;
+- tuples that as keys of a dict take too long to hash, or so deep that the C stack ends
+  (:mod:`oomdoctor.snapshot.tuple_keys`);
 - containers packed so densely that the file multiplies a hundredfold in memory;
 - sets, byte arrays, out-of-band buffers, and the text opcodes of protocols 0 and 1.
 """
@@ -25,6 +25,7 @@ import sys
 from typing import Any, NoReturn
 
 from oomdoctor.errors import ForeignInput, NewerInput, OomdoctorError, TruncatedInput, UnsafeInput
+from oomdoctor.snapshot.tuple_keys import refuse_costly_keys
 
 NEWEST_PROTOCOL = 5
 
@@ -56,9 +57,9 @@ _COUNTED = {
     b"B": 4,  # BINBYTES
     b"\x8e": 8,  # BINBYTES8
 }
-# Tuples of one to three of anything. Those of more (TUPLE) are refused: one of a million numbers as a key a
-# million times would hash for days, and nothing but a count of what lies above the mark could tell.
-_OTHER_TUPLES = (b"\x85", b"\x86", b"\x87")
+# Tuples of one to three of anything, and of more. A few of three at most, each of the others, hash in half a
+# million steps; beyond that it must be looked at what they are used for.
+_OTHER_TUPLES = (b"\x85", b"\x86", b"\x87", b"t")
 _MOST_ODD_TUPLES = 12
 _FRAME = b"\x95"
 _STOP = b"."
@@ -120,14 +121,11 @@ def _check(data: bytes, source: str) -> int:
             if position + length > size:
                 _truncated(source, size)
         elif opcode == _STOP:
+            if odd_tuples > _MOST_ODD_TUPLES:
+                refuse_costly_keys(data[: position + 1], source)
             return position + 1
         elif opcode in _OTHER_TUPLES:
-            # Twelve, each of at most three of the others, hash in half a million steps.
-            odd_tuples += 1
-            if odd_tuples > _MOST_ODD_TUPLES:
-                raise UnsafeInput(
-                    "the file nests tuples", where=source, why="a recording has none but pairs of numbers"
-                )
+            odd_tuples += 1 if opcode != b"t" else 1 + _MOST_ODD_TUPLES
             position += 1
         elif matched.end() == matched.start():
             _refuse(data, position, source)

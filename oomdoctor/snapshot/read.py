@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Union
+from collections.abc import Iterator
+from typing import Any, Optional, Union
 
-from oomdoctor.snapshot.container import embedded_pickle, kind_of, read_bytes
-from oomdoctor.snapshot.convert import to_snapshot
+from oomdoctor.snapshot.container import embedded_pickle, kind_of, pickle_stream, read_bytes
+from oomdoctor.snapshot.convert import TOP_LEVEL, to_snapshot
 from oomdoctor.snapshot.limits import DEFAULT_LIMITS, Limits
 from oomdoctor.snapshot.model import Snapshot
 from oomdoctor.snapshot.plain_json import load_plain_json
@@ -23,14 +24,18 @@ def read_snapshot(
     Nothing in the file is executed.
 
     Args:
-        event_stacks: whether events keep their stacks. Blocks and segments always do; without those of events
-            reading takes half of the time.
+        event_stacks: whether events keep their stacks. Blocks and segments always do.
 
     Raises:
         InputError: it cannot be opened; its subclasses say what else is wrong: EmptyInput, TruncatedInput,
             ForeignInput, NewerInput, UnsafeInput.
     """
     name = os.fspath(path)
+    stream = pickle_stream(path, limits)
+    if stream is not None:
+        snapshot = _compiled(name, stream.chunks(), stream.expected_bytes, event_stacks)
+        if snapshot is not None:
+            return snapshot
     data = read_bytes(path, limits)
     # Every row takes at least a byte of the file, unless the file names one list many times over.
     source = Source(name, most_rows=len(data))
@@ -42,6 +47,24 @@ def read_snapshot(
             plain = load_plain_pickle(embedded_pickle(data, name) if kind == "html" else data, name)
         del data
         return to_snapshot(plain, source, consume=True, shared=kind != "json", event_stacks=event_stacks)
+
+
+def _compiled(
+    name: str, chunks: Iterator[bytes], expected_bytes: int, event_stacks: bool
+) -> Optional[Snapshot]:
+    """By the compiled machine; None for what it declines, which is for the careful reader to judge."""
+    # Late, for loading Numba takes as long as reading a few megabytes without it.
+    try:
+        from oomdoctor.snapshot.decoded import Declined, Decoded
+        from oomdoctor.snapshot.word_table import top_level
+    except (ImportError, RuntimeError):
+        return None  # no Numba, or no folder for what it compiles
+    decoded = Decoded(expected_bytes)
+    try:
+        source = Source(name, most_rows=decoded.feed(chunks))
+        return to_snapshot(top_level(decoded, source, TOP_LEVEL), source, event_stacks=event_stacks)
+    except Declined:
+        return None
 
 
 def snapshot_from_plain(plain: Any, source: str = "memory") -> Snapshot:

@@ -18,6 +18,14 @@ from oomdoctor.errors import ForeignInput, UnsafeInput
 Row = dict[str, Any]
 
 
+class Unknown:
+    """Collects the names that a table of codes lacks; ``code`` stands for all of them."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.names: dict[str, None] = {}
+
+
 class Source:
     """Where the values come from, for messages, and how many rows it can honestly hold."""
 
@@ -94,12 +102,14 @@ def _whole(value: Any, what: str, source: Source, default: int) -> int:
 
 
 def codes(
-    column: list[Any], table: dict[str, int], unknown: int, what: str, source: Source
+    column: list[Any], table: dict[str, int], unknown: Unknown, what: str, source: Source
 ) -> NDArray[np.uint8]:
-    """A column of texts as their numbers in ``table``, ``unknown`` for any other."""
+    """A column of texts as their numbers in ``table``; any other is that of ``unknown``, which notes it."""
     if not set(map(type, column)) <= {str}:
         source.refuse(f"{what} should be texts")
-    numbers = {text: table.get(text, unknown) for text in set(column)}
+    distinct = dict.fromkeys(column)
+    numbers = {text: table.get(text, unknown.code) for text in distinct}
+    unknown.names.update((text, None) for text in distinct if text not in table)
     return np.fromiter(map(numbers.__getitem__, column), dtype=np.uint8, count=len(column))
 
 

@@ -72,7 +72,7 @@ HOSTILE = {
     "out of band": b"\x80\x05\x97.",
     "a bomb of tuples as a key": _BOMB_TUPLE[:-1] + b"}h\x00\x86.",
     "a deep tuple": b"\x80\x04" + b"K\x01\x85" + b"\x85" * 100_000 + b".",
-    "tuples of two long tuples": b"\x80\x04(" + b"K\x01" * 1000 + b"t\x94(" + b"h\x00" * 1000 + b"t.",
+    "a tuple of tuples as a key": b"\x80\x04}(" + b"K\x01" * 4000 + b"t\x94(" + b"h\x00" * 4000 + b"tNs.",
     "a long tuple as a key, often": b"\x80\x04}("
     + b"("
     + b"K\x01" * 100_000
@@ -251,8 +251,16 @@ def test_plain_values_come_out_as_they_went_in(value: Any, protocol: int) -> Non
         assert protocol == 2
 
 
-def test_a_few_tuples_of_anything_are_plain() -> None:
-    for value in ((), ("a", "b"), {("a", (1, "b")): (None, ({},))}, [(1,), (1, 2), (1, 2, 3)] * 9):
+def test_tuples_of_anything_are_plain() -> None:
+    for value in (
+        (),
+        ("a", "b"),
+        {("a", (1, "b")): (None, ({},))},
+        [(1,), (1, 2), (1, 2, 3)] * 9,
+        (1, 2, 3, 4),
+        [("a", i, (i, "b")) for i in range(50)],
+        {("a", i, "b", i): tuple(range(i)) for i in range(50)},
+    ):
         assert load_plain_pickle(pickle.dumps(value, 4), "x") == value
 
 
