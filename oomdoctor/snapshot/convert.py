@@ -17,7 +17,7 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.snapshot.intern import NO_TEXT, StackTable, TextTable
+from oomdoctor.snapshot.intern import StackTable, TextTable
 from oomdoctor.snapshot.model import (
     ACTIONS,
     ACTIVE_PENDING_FREE,
@@ -231,17 +231,18 @@ class _Labels:
             name: TextTable(("", "N/A") if name == "compile_context" else ("",)) for name in _LABELS
         }
 
+        self._numbers: dict[str, int] = {}
+
     def joined(self, columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The columns with the numbers of :meth:`texts`."""
-        before = 0
         for name, table in self.tables.items():
-            column = columns[name]
-            columns[name] = np.where(column == NO_TEXT, UNKNOWN, column + before).astype(np.int32)
-            before += len(table.texts())
+            numbers = [self._numbers.setdefault(text, len(self._numbers)) for text in table.texts()]
+            # The last is where NO_TEXT, which is -1, points to.
+            columns[name] = np.array([*numbers, UNKNOWN], np.int32)[columns[name]]
         return columns
 
     def texts(self) -> tuple[str, ...]:
-        return tuple(text for table in self.tables.values() for text in table.texts())
+        return tuple(self._numbers)
 
 
 def _join(parts: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:

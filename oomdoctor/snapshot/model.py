@@ -7,13 +7,17 @@ are a handful of arrays. Field names are PyTorch's own (``THCPModule_memorySnaps
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oomdoctor.snapshot.pandas_views import frame
 from oomdoctor.snapshot.stacks import Stacks
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What a number in ``Blocks.state`` means. ``active_awaiting_free`` is PyTorch's documented name of state 1.
 STATES = ("active_allocated", "active_pending_free", "inactive")
@@ -29,6 +33,8 @@ ACTIONS = (
     ALLOC, FREE_REQUESTED, FREE_COMPLETED, SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, SEGMENT_UNMAP,
     SNAPSHOT, OOM, ANNOTATE, UNKNOWN_ACTION,
 ) = range(len(ACTIONS))  # fmt: skip
+
+_TEXTS = ("label", "compile_context", "forward", "internal")
 
 UNKNOWN = -1
 """In a column of sizes, times or lines: the file does not say."""
@@ -66,6 +72,10 @@ class Segments:
     def __len__(self) -> int:
         return len(self.address)
 
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per segment; ``pool`` is two columns, ``first_block`` the first of its blocks."""
+        return frame(replace(self, first_block=self.first_block[:-1]), {})
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -89,6 +99,10 @@ class Blocks:
 
     def __len__(self) -> int:
         return len(self.address)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per block; states are a categorical."""
+        return frame(self, {"state": STATES})
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,19 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.action)
+
+    def take(self, rows: Any) -> Events:
+        """The events of ``rows`` (an index, a mask or a slice), in that order."""
+        taken: dict[str, Any] = {
+            name: column[rows] if len(column) else column
+            for name, column in vars(self).items()
+            if isinstance(column, np.ndarray)
+        }
+        return replace(self, **taken)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per event; actions and texts are categoricals, ``pool`` is two columns."""
+        return frame(self, {"action": ACTIONS, **dict.fromkeys(_TEXTS, self.labels)})
 
 
 @dataclass(frozen=True)
