@@ -41,13 +41,13 @@ KEYS: dict[str, Key] = {
         Key("backend", OLDEST),
         Key("roundup_bypass_threshold_mb", None),  # 1.13 alone: pull 85940, removed by 87290
         Key("expandable_segments", (2, 1), common=True),  # pull 96995
-        Key("release_lock_on_cudamalloc", (2, 2)),
-        Key("release_lock_on_hipmalloc", (2, 2)),
+        Key("release_lock_on_cudamalloc", (2, 2)),  # pull 108367
+        Key("release_lock_on_hipmalloc", (2, 2)),  # pull 110715
         Key("pinned_use_cuda_host_register", (2, 2)),  # pull 108488
         Key("pinned_use_hip_host_register", (2, 2)),
         Key("pinned_num_register_threads", (2, 2)),  # pull 108488
         Key("max_non_split_rounding_mb", (2, 6), common=True),  # pull 136174
-        Key("pinned_use_background_threads", (2, 6), common=True),
+        Key("pinned_use_background_threads", (2, 6), common=True),  # pull 135524
         Key("graph_capture_record_stream_reuse", (2, 9)),  # pull 158352
         Key("pinned_reserve_segment_size_mb", (2, 10)),  # pull 163780
         Key("per_process_memory_fraction", (2, 10)),  # pull 161035

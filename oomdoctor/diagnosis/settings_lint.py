@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from typing import Any, Optional
 
+from oomdoctor.allocator.settings_keys import KEYS, knows, why_unknown
+from oomdoctor.allocator.torch_version import OLDEST
 from oomdoctor.diagnosis.model import Finding
 from oomdoctor.diagnosis.settings_text import (
     GENERIC,
     HIP,
-    KNOWN_KEYS,
     LEGACY,
     effective_variable,
     parse_options,
@@ -46,7 +47,7 @@ def lint_settings(
     found = _names(asked, version, torch_version, is_hip, in_effect)
     winner = effective_variable(version, asked, in_effect)
     options = parse_options(asked[winner]) if winner else {}
-    found += _misspelt_options(options, winner)
+    found += _misspelt_options(options, winner, version)
     if in_effect is not None and winner is not None:
         found += _asked_but_not_in_effect(options, in_effect, winner)
     found += _without_effect(options, in_effect, has_fraction)
@@ -131,17 +132,23 @@ def _names(
     return found
 
 
-def _misspelt_options(options: dict[str, str], variable: Optional[str]) -> list[Finding]:
+def _misspelt_options(
+    options: dict[str, str], variable: Optional[str], version: Optional[tuple[int, int]]
+) -> list[Finding]:
     found = []
     for key in options:
-        if key in KNOWN_KEYS:
+        near = [] if key in KEYS else difflib.get_close_matches(key, sorted(KEYS), 1, 0.7)
+        if key not in KEYS:
+            hint = f"; meant {near[0]}?" if near else "."
+            summary = f"{variable} has the option {key}, which no torch up to 2.15 knows{hint}"
+        elif version is not None and version >= OLDEST and not knows(key, version):
+            summary = f"{variable} has the option {key}: {why_unknown(key, version)}."
+        else:
             continue
-        near = difflib.get_close_matches(key, sorted(KNOWN_KEYS), 1, 0.7)
-        hint = f"; meant {near[0]}?" if near else "."
         found.append(
             Finding(
                 "option-unknown",
-                f"{variable} has the option {key}, which no torch up to 2.15 knows{hint}",
+                summary,
                 "recorded",
                 None,
                 {"option": key, "meant": near[0] if near else None},

@@ -9,20 +9,6 @@ LEGACY = "PYTORCH_CUDA_ALLOC_CONF"
 GENERIC = "PYTORCH_ALLOC_CONF"
 HIP = "PYTORCH_HIP_ALLOC_CONF"
 
-# Every key that some release up to 2.15 reads (AcceleratorAllocatorConfig.cpp, CUDAAllocatorConfig.cpp).
-KNOWN_KEYS = frozenset(
-    {
-        "backend", "max_split_size_mb", "max_non_split_rounding_mb", "garbage_collection_threshold",
-        "roundup_power2_divisions", "roundup_bypass_threshold_mb", "expandable_segments",
-        "expandable_segments_reserve", "expandable_segments_reserve_by_class", "large_segment_size_mb",
-        "release_lock_on_cudamalloc", "release_lock_on_hipmalloc", "pinned_use_cuda_host_register",
-        "pinned_use_hip_host_register", "pinned_num_register_threads", "pinned_use_background_threads",
-        "pinned_reserve_segment_size_mb", "pinned_max_round_threshold_mb", "pinned_max_cached_size_mb",
-        "pinned_free_catch_all", "per_process_memory_fraction", "graph_capture_record_stream_reuse",
-        "throw_on_cudamalloc_oom",
-    }
-)  # fmt: skip
-
 
 def parse_options(conf: str) -> dict[str, str]:
     """The options of a settings string by key; a list in brackets stays whole."""
