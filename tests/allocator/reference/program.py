@@ -30,6 +30,19 @@ class Program:
             "continue_after_oom": self.continue_after_oom,
         }
 
+    def peak_requested_bytes(self) -> int:
+        """The most that lives at once: what it needs at least, whatever the settings."""
+        sizes: dict[Any, int] = {}
+        peak = held = 0
+        for op in self.ops:
+            if op[0] == "alloc":
+                sizes[op[1]] = op[2]
+                held += op[2]
+                peak = max(peak, held)
+            elif op[0] == "free":
+                held -= sizes.pop(op[1])
+        return peak
+
     def under(
         self,
         settings: str,
