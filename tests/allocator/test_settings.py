@@ -96,6 +96,7 @@ def test_rounding_without_split_follows_the_segment_size_since_2_11() -> None:
         ("roundup_power2_divisions:[3:2]", NEWEST, ["an interval, in MiB, must be a power of two"]),
         ("roundup_power2_divisions:[1:0]", (2, 3), ["has 0", "leave the key out"]),
         ("roundup_power2_divisions:[1:2", NEWEST, ["text ends there"]),
+        ("roundup_power2_divisions:[", NEWEST, ["the list of roundup_power2_divisions does not end"]),
         ("garbage_collection_threshold:80", NEWEST, ["is 80", "above 0 and below 1"]),
         ("backend:cuda", NEWEST, ["there is no backend 'cuda'"]),
         ("backend:native,backend:cudaMallocAsync", NEWEST, ["is not the backend that torch is loaded with"]),
