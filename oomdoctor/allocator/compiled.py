@@ -1,7 +1,9 @@
-"""Machine code for hot loops."""
+"""Machine code for hot loops, kept on disk between runs."""
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any, Callable, TypeVar, cast
 
 import numba
@@ -12,3 +14,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def compiled(function: _F) -> _F:
     """Compile with Numba on first use; the result is kept on disk between runs."""
     return cast(_F, numba.njit(cache=True, nogil=True)(function))
+
+
+def _drop_outdated(folder: Path) -> None:
+    """Numba compiles a function anew when its own file changed, not when that of a function it calls did."""
+    newest = max((source.stat().st_mtime for source in folder.glob("*.py")), default=0.0)
+    for index in folder.glob("__pycache__/*.nbi"):
+        # Another process may be at it as well, and an installation may not be ours to write to.
+        with contextlib.suppress(OSError):
+            if index.stat().st_mtime < newest:
+                index.unlink()
+
+
+_drop_outdated(Path(__file__).parent)

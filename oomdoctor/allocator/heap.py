@@ -36,6 +36,9 @@ from oomdoctor.snapshot.model import SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, S
 # 17120).
 DRIVER_GRANULE = 2 << 20
 
+# In a replay below the lowest address that the recording names, so negative.
+LOWEST_ADDRESS = -(1 << 63)
+
 MALLOC_OOM, MALLOC_REJECTED = -1, -2
 
 
@@ -430,7 +433,6 @@ def unmap_range(heap: Heap, b: int, start: int, end: int, cause: int) -> None:
     stats.driver_bytes -= end - start
     stats.reserved_bytes -= end - start
     stats.num_device_free += 1
-    stats.segments_freed += 1
 
 
 @compiled
@@ -490,6 +492,20 @@ def release_cached_blocks(heap: Heap, cause: int) -> None:
 @compiled
 def empty_cache(heap: Heap) -> None:
     release_cached_blocks(heap, CAUSE_EMPTY_CACHE)
+
+
+@compiled
+def empty_pool(heap: Heap, small_pool: int) -> None:
+    """``emptyCache`` of one private pool: waits only for its own pending blocks."""
+    stats = heap.stats[0]
+    at = 0
+    while at < stats.pending_count:
+        if heap.blocks[heap.pending[at]].pool >> 1 == small_pool >> 1:
+            free_completed(heap, heap.pending[at])
+        else:
+            at += 1
+    release_blocks(heap, small_pool, CAUSE_EMPTY_CACHE)
+    release_blocks(heap, small_pool + 1, CAUSE_EMPTY_CACHE)
 
 
 @compiled
@@ -618,7 +634,7 @@ def next_address(heap: Heap, size: int) -> int:
 @compiled
 def find_expandable_block(heap: Heap, pool: int, stream: int, size: int) -> int:
     """The lowest address in any expandable segment with room for the size, free or unmapped."""
-    at = unmapped_lower_bound(heap, pool, stream, -1)
+    at = unmapped_lower_bound(heap, pool, stream, LOWEST_ADDRESS)
     while at < heap.stats[0].unmapped_count:
         c = heap.unmapped[at]
         if heap.blocks[c].pool != pool or heap.blocks[c].stream != stream:
@@ -660,7 +676,6 @@ def map_range(heap: Heap, to_map: int, mapped_size: int, cause: int) -> None:
     stats.driver_bytes += mapped_size
     _increase_reserved(heap, mapped_size)
     stats.num_device_alloc += 1
-    stats.segments_allocated += 1
 
 
 @compiled

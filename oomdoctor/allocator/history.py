@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from oomdoctor.allocator.configure import config_of
 from oomdoctor.allocator.heap_layout import Heap, copied, grown
 from oomdoctor.allocator.initial import (
-    InitialState,
     initial_state,
     request_of_segment_events,
     small_segment_events,
 )
 from oomdoctor.allocator.recorded import EFFECT, Steps, run_recorded
 from oomdoctor.allocator.recording import Recording, recording_of
+from oomdoctor.allocator.releases import release_bursts
 from oomdoctor.allocator.rules import TorchVersion
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
-from oomdoctor.snapshot.model import ALLOC, SEGMENT_MAP, Snapshot
+from oomdoctor.snapshot.model import ALLOC, Snapshot
 
 # Between keyframes: few enough events that running them takes some milliseconds.
 KEYFRAME_EVENTS = 1 << 15
@@ -62,6 +62,8 @@ class History:
             it.
         check: the self-check.
         last: the heap after the last event.
+        bursts: the releases of segments, with why each happened.
+        births: how many blocks have a number, see :mod:`oomdoctor.allocator.recording`.
     """
 
     def __init__(self, recording: Recording, settings: Settings, torch: TorchVersion) -> None:
@@ -71,13 +73,13 @@ class History:
         request = request_of_segment_events(recording)
         self.is_small = small_segment_events(recording, request)
         self.initial = initial_state(recording, settings, self.is_small)
-        self.steps = _steps(recording, self.initial, request, self.is_small)
+        self.steps = _steps(recording, request, self.is_small)
         n = len(recording)
         self.effects = np.zeros(n, EFFECT)
         births = np.concatenate([recording.birth, self.initial.blocks.birth])
-        self._births = int(births.max()) + 1 if len(births) else 0
+        self.births = int(births.max()) + 1 if len(births) else 0
         heap = started_heap(config_of(settings, torch), len(recording.pools), self.initial)
-        block_of = block_rows_of_births(heap, self._births)
+        block_of = block_rows_of_births(heap, self.births)
         self._keyframes = [_Keyframe(0, copied(heap), block_of.copy())]
         for start in range(0, n, KEYFRAME_EVENTS):
             stop = min(start + KEYFRAME_EVENTS, n)
@@ -86,6 +88,7 @@ class History:
                 self._keyframes.append(_Keyframe(stop, copied(heap), block_of.copy()))
         self.last = heap
         self.check = self._check()
+        self.bursts = release_bursts(recording, settings, self.effects["reserved_bytes"], request)
 
     def _run(
         self, heap: Heap, block_of: NDArray[np.int32], start: int, stop: int, *, writes_effects: bool
@@ -120,18 +123,8 @@ class History:
         )
 
 
-def _steps(
-    recording: Recording, initial: InitialState, request: NDArray[np.int64], is_small: NDArray[np.bool_]
-) -> Steps:
+def _steps(recording: Recording, request: NDArray[np.int64], is_small: NDArray[np.bool_]) -> Steps:
     events = recording.events
-    n = len(events)
-    start, size = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    maps = np.flatnonzero(events.action == SEGMENT_MAP)
-    if len(maps):
-        bounds = np.array(initial.reserves, np.int64)
-        at = np.searchsorted(bounds[:, 0], events.address[maps], side="right") - 1
-        start[maps] = bounds[at, 0]
-        size[maps] = bounds[at, 1] - bounds[at, 0]
     return Steps(
         action=events.action,
         address=events.address,
@@ -141,8 +134,6 @@ def _steps(
         birth=recording.birth,
         is_small=is_small.astype(np.uint8),
         request=request,
-        reserve_start=start,
-        reserve_size=size,
     )
 
 

@@ -35,7 +35,7 @@ from oomdoctor.snapshot.stacks import NO_STACK
 
 # An expandable segment reserves more addresses than the device has memory; where the recording shows no
 # neighbour above it, this much.
-_RESERVE = 1 << 45
+RESERVE = 1 << 45
 
 FREE, ALLOCATED, PENDING, UNMAPPED = range(4)
 
@@ -138,7 +138,7 @@ def initial_state(recording: Recording, settings: Settings, small: NDArray[np.bo
     return InitialState(
         pieces=tuple(pieces),
         blocks=blocks,
-        reserves=_reserves(recording, pieces, small),
+        reserves=_reserves(pieces),
         notes=tuple(notes),
     )
 
@@ -383,33 +383,16 @@ def _size_of(requested: int, room: int, piece: Piece, settings: Settings) -> tup
     return rounded, False
 
 
-def _reserves(
-    recording: Recording, pieces: list[Piece], small: NDArray[np.bool_]
-) -> tuple[tuple[int, int], ...]:
+def _reserves(pieces: list[Piece]) -> tuple[tuple[int, int], ...]:
     """Address ranges of expandable segments: neighbouring parts of one stream and pool belong together."""
-    events, segments = recording.events, recording.snapshot.segments
-    ranges: list[tuple[int, int, tuple[int, ...]]] = []
-    for p in pieces:
-        owner = (p.stream, p.private_pool, int(p.is_small)) if p.expandable else ()
-        ranges.append((p.start, p.end, owner))
-    for i in np.flatnonzero((events.action == SEGMENT_MAP) | (events.action == SEGMENT_ALLOC)).tolist():
-        key: tuple[int, ...] = ()
-        if events.action[i] == SEGMENT_MAP:
-            key = (int(recording.stream[i]), int(recording.private_pool[i]), int(small[i]))
-        ranges.append((int(events.address[i]), int(events.address[i] + events.entry_size[i]), key))
-    for row in recording.final_segments().tolist():
-        if not segments.is_expandable[row]:
-            ranges.append(
-                (int(segments.address[row]), int(segments.address[row] + segments.total_size[row]), ())
-            )
-    ranges.sort()
     out: list[list[int]] = []
     last: tuple[int, ...] = ()
-    for start, _, key in ranges:
-        if key != last:
-            if last and out:
-                out[-1][1] = start
-            if key:
-                out.append([start, start + _RESERVE])
-        last = key
+    for p in pieces:
+        owner = (p.stream, p.private_pool, int(p.is_small)) if p.expandable else ()
+        if owner != last:
+            if last:
+                out[-1][1] = p.start
+            if owner:
+                out.append([p.start, p.start + RESERVE])
+        last = owner
     return tuple((start, end) for start, end in out)

@@ -32,6 +32,7 @@ from oomdoctor.allocator.heap import (
     new_expandable_segment,
     new_segment,
     release_block,
+    release_expandable_segment,
     round_size,
     should_split,
     splice,
@@ -41,6 +42,7 @@ from oomdoctor.allocator.heap import (
     unmapped_lower_bound,
 )
 from oomdoctor.allocator.heap_layout import CAUSE_RECORDED, NULL, Heap
+from oomdoctor.allocator.initial import RESERVE
 from oomdoctor.snapshot.model import (
     ALLOC,
     FREE_COMPLETED,
@@ -65,8 +67,6 @@ class Steps(NamedTuple):
             it, or n + k for the k-th block that was there before; -1 otherwise.
         is_small: uint8[n], for segment events: of which of the two pools.
         request: int64[n], for segment_alloc and segment_map: the alloc or oom that they serve; -1 if unknown.
-        reserve_start, reserve_size: int64[n], for segment_map: the address range that its expandable segment
-            holds.
     """
 
     action: NDArray[np.uint8]
@@ -77,8 +77,6 @@ class Steps(NamedTuple):
     birth: NDArray[np.int64]
     is_small: NDArray[np.uint8]
     request: NDArray[np.int64]
-    reserve_start: NDArray[np.int64]
-    reserve_size: NDArray[np.int64]
 
 
 # One row per event: what it did.
@@ -248,13 +246,28 @@ def _unmapped_at(heap: Heap, pool: int, stream: int, ptr: int) -> int:
 
 
 @compiled
+def _room_above(heap: Heap, ptr: int) -> int:
+    """The address range of an expandable segment that begins here: the trace does not say where it ends."""
+    end = ptr + RESERVE
+    for b in range(len(heap.blocks)):
+        block = heap.blocks[b]
+        if not block.used:
+            continue
+        if block.ptr > ptr:
+            end = min(end, block.ptr)
+        elif not block.mapped and block.ptr + block.size > ptr:
+            block.size = ptr - block.ptr  # that one was taken for longer than it is
+    return end - ptr
+
+
+@compiled
 def _map(heap: Heap, steps: Steps, i: int) -> None:
     stats = heap.stats[0]
     ptr, size, stream = steps.address[i], steps.entry_size[i], steps.stream[i]
     pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
     b = _unmapped_at(heap, pool, stream, ptr)
     if b == NULL:
-        b = new_expandable_segment(heap, pool, stream, steps.reserve_start[i], steps.reserve_size[i])
+        b = new_expandable_segment(heap, pool, stream, ptr, _room_above(heap, ptr))
     block = heap.blocks[b]
     if block.ptr < ptr:
         # Only where the recording began later than the segment.
@@ -282,6 +295,8 @@ def _unmap(heap: Heap, ptr: int, size: int) -> None:
         block = heap.blocks[b]
         if block.expandable_segment != NULL and ptr + size <= block.ptr + block.size:
             unmap_range(heap, b, ptr, ptr + size, CAUSE_RECORDED)
+            if block.prev == NULL and block.next == NULL:
+                release_expandable_segment(heap, b)
             return
     heap.stats[0].conflicts += 1
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oomdoctor.allocator.rules import TorchVersion, rules_of
 from oomdoctor.snapshot.model import (
     ALLOC,
     FREE_COMPLETED,
@@ -180,4 +181,21 @@ def _pools_of_events(recording: Recording) -> NDArray[np.int32]:
         came = np.flatnonzero(inside & np.isin(events.action, (SEGMENT_ALLOC, SEGMENT_FREE)))
         since = int(came[-1]) if len(came) and events.action[came[-1]] == SEGMENT_ALLOC else 0
         out[np.flatnonzero(inside)[np.flatnonzero(inside) >= since]] = number
+    return out
+
+
+def capturing_pools(recording: Recording, torch: TorchVersion) -> NDArray[np.uint8]:
+    """uint8[1 + private pools]: whether a retry for a request to this pool releases nothing.
+
+    So it is while a graph is being captured; before 2.13 whenever any private pool takes requests (pull
+    181830). A pool that a capture made for itself has an id of its own kind, (number, 0). One made beforehand
+    (``graph_pool_handle``, ``MemPool``) serves both captures and ``use_mem_pool``; but the default stream
+    cannot be captured (cudaErrorStreamCaptureUnsupported), so a pool with a request on it is no graph's.
+    """
+    rules = rules_of(torch)
+    out = np.zeros(1 + len(recording.pools), np.uint8)
+    on_default = np.zeros(1 + len(recording.pools), np.bool_)
+    on_default[recording.private_pool[recording.events.stream == 0]] = True
+    for number, (_, second) in enumerate(recording.pools, start=1):
+        out[number] = rules.routing_keeps_cache or second == 0 or not on_default[number]
     return out
