@@ -129,9 +129,12 @@ def pickle_stream(path: Union[str, os.PathLike[str]], limits: Limits) -> Optiona
                 head = gzip.GzipFile(fileobj=file).read(2)
     except (OSError, EOFError, zlib.error):
         return None
-    if head[:1] != b"\x80" or head[1:] not in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return None
-    return PickleStream(path, size, compressed, limits)
+    return PickleStream(path, size, compressed, limits) if is_streamed(head) else None
+
+
+def is_streamed(head: bytes) -> bool:
+    """Whether two first bytes are those of a pickle of a protocol from 2 to 5."""
+    return head in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def kind_of(data: bytes, source: str) -> Kind:

@@ -102,7 +102,7 @@ def _segments(
         source.refuse("its segments have no address and no size")
     counts = np.array([len(blocks) for blocks in blocks_of], dtype=np.int64)
     segments = Segments(
-        device=integers(values(rows, "device", 0), "segment device", source).astype(np.int16),
+        device=_devices(rows, source),
         address=integers(values(rows, "address", 0), "segment address", source),
         total_size=integers(values(rows, "total_size", 0), "segment total_size", source),
         allocated_size=integers(values(rows, "allocated_size", 0), "segment allocated_size", source),
@@ -130,6 +130,13 @@ def _segments(
         state=codes(values(flat, "state", "inactive"), _STATE_CODES, unknown.states, "block state", source),
         stack=stacks.column([_block_frames(block) for block in flat]),
     )
+
+
+def _devices(rows: list[Row], source: Source) -> NDArray[np.int16]:
+    devices = integers(values(rows, "device", 0), "segment device", source)
+    if ((devices < -1) | (devices > np.iinfo(np.int16).max)).any():
+        source.refuse("a segment's device has no such number")
+    return devices.astype(np.int16)
 
 
 def _block_addresses(

@@ -59,7 +59,7 @@ class StackTable:
         return number
 
     def _number_by_content(self, frames: list[Any]) -> int:
-        self._source.count(len(frames))
+        self._source.count(len(frames), bytes_each=2)
         by_frame = self._by_frame
         stack = tuple([by_frame.setdefault(self._frame(frame), len(by_frame)) for frame in frames])
         number = self._by_stack.get(stack)

@@ -68,7 +68,7 @@ _CALLS = {
     b"\x82": "EXT1", b"\x83": "EXT2", b"\x84": "EXT4", b"P": "PERSID", b"Q": "BINPERSID",
 }  # fmt: skip
 _GLOBALS = (b"c", b"i", b"\x93")  # GLOBAL, INST, STACK_GLOBAL
-_LONGEST_FIXED = 9
+_LONGEST_FIXED = 11  # LONG1 of nine bytes
 _SEARCHABLE = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.opcodes}
 
 
@@ -145,14 +145,23 @@ def _grammar(size: int) -> re.Pattern[bytes]:
 
 
 def _refuse_dense(data: bytes, source: str) -> None:
-    """An empty dict costs a byte in the file and 70 in memory; a recording has one in 30 bytes at most."""
-    containers = data.count(b"}") + data.count(b"]")
-    if containers > max(len(data) // 6, 1 << 20):
-        raise UnsafeInput(
-            f"{containers:,} containers in {len(data):,} bytes would fill the memory",
-            where=source,
-            why="no recording is packed like this",
-        )
+    """An empty dict costs a byte in the file and 70 in memory; a recording has one in 30 bytes at most.
+
+    A put costs a byte and up to 24 while the memo grows, a mark 8 and as many; None 8, and as many in a list.
+    """
+    for what, bytes_each, opcodes in (
+        ("containers", 6, (b"}", b"]")),
+        ("puts", 3, (b"\x94",)),
+        ("marks", 3, (b"(",)),
+        ("constants", 2, (b"N", b"\x88", b"\x89")),
+    ):
+        found = sum(map(data.count, opcodes))
+        if found > max(len(data) // bytes_each, 1 << 20):
+            raise UnsafeInput(
+                f"{found:,} {what} in {len(data):,} bytes would fill the memory",
+                where=source,
+                why="no recording is packed like this",
+            )
 
 
 def _refuse(data: bytes, position: int, source: str) -> NoReturn:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Optional, Union
 
-from oomdoctor.snapshot.container import embedded_pickle, kind_of, pickle_stream, read_bytes
+from oomdoctor.snapshot.container import embedded_pickle, is_streamed, kind_of, pickle_stream, read_bytes
 from oomdoctor.snapshot.convert import TOP_LEVEL, to_snapshot
 from oomdoctor.snapshot.limits import DEFAULT_LIMITS, Limits
 from oomdoctor.snapshot.model import Snapshot
@@ -37,14 +37,16 @@ def read_snapshot(
         if snapshot is not None:
             return snapshot
     data = read_bytes(path, limits)
-    # Every row takes at least a byte of the file, unless the file names one list many times over.
-    source = Source(name, most_rows=len(data))
+    kind = kind_of(data, name)
+    if kind == "html":
+        data = embedded_pickle(data, name)
+        if len(data) >= limits.streamed_bytes and is_streamed(data[:2]):
+            snapshot = _compiled(name, iter([data]), len(data), event_stacks)
+            if snapshot is not None:
+                return snapshot
+    source = Source(name, size=len(data))
     with without_gc():
-        kind = kind_of(data, name)
-        if kind == "json":
-            plain = load_plain_json(data, name)
-        else:
-            plain = load_plain_pickle(embedded_pickle(data, name) if kind == "html" else data, name)
+        plain = load_plain_json(data, name) if kind == "json" else load_plain_pickle(data, name)
         del data
         return to_snapshot(plain, source, consume=True, shared=kind != "json", event_stacks=event_stacks)
 
@@ -61,7 +63,7 @@ def _compiled(
         return None  # no Numba, or no folder for what it compiles
     decoded = Decoded(expected_bytes)
     try:
-        source = Source(name, most_rows=decoded.feed(chunks))
+        source = Source(name, size=decoded.feed(chunks))
         return to_snapshot(top_level(decoded, source, TOP_LEVEL), source, event_stacks=event_stacks)
     except Declined:
         return None

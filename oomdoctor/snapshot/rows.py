@@ -26,12 +26,20 @@ class Unknown:
         self.names: dict[str, None] = {}
 
 
-class Source:
-    """Where the values come from, for messages, and how many rows it can honestly hold."""
+_ROW_BYTES = 8  # a row takes more in any file, a frame in a stack a fourth of it
+_SPARE_BYTES = 1 << 20
 
-    def __init__(self, name: str, most_rows: Optional[int] = None) -> None:
+
+class Source:
+    """Where the values come from, for messages, and how many rows it can honestly hold.
+
+    Args:
+        size: bytes of the file, decompressed; None for values that are in memory already.
+    """
+
+    def __init__(self, name: str, size: Optional[int] = None) -> None:
         self.name = name
-        self._rows_left = most_rows
+        self._bytes_left = None if size is None else size + _SPARE_BYTES
 
     def refuse(self, why: str) -> NoReturn:
         raise ForeignInput(
@@ -41,12 +49,12 @@ class Source:
             next_step="torch.cuda.memory._dump_snapshot(FILE) and oomdoctor trace write snapshots",
         )
 
-    def count(self, rows: int) -> None:
+    def count(self, rows: int, bytes_each: int = _ROW_BYTES) -> None:
         """Bound the work: one list named a thousand times in a file must not be read a thousand times."""
-        if self._rows_left is None:
+        if self._bytes_left is None:
             return
-        self._rows_left -= rows
-        if self._rows_left < 0:
+        self._bytes_left -= rows * bytes_each
+        if self._bytes_left < 0:
             raise UnsafeInput(
                 "the file repeats the same lists over and over", where=self.name, why="no recording does"
             )

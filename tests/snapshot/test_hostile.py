@@ -11,7 +11,7 @@ import struct
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from oomdoctor.errors import EmptyInput, ForeignInput, InputError, NewerInput, TruncatedInput, UnsafeInput
 from oomdoctor.snapshot import read_snapshot
+from oomdoctor.snapshot.limits import Limits
 from oomdoctor.snapshot.plain_pickle import load_plain_pickle
 from tests.snapshot.building import event, ordinary, snapshot
 
@@ -70,6 +71,17 @@ HOSTILE = {
     "a frozenset": pickle.dumps(frozenset((1,)), 4),
     "a bytearray": pickle.dumps(bytearray(b"x"), 5),
     "out of band": b"\x80\x05\x97.",
+    "out of band, read only": b"\x80\x05C\x01a\x98.",
+    "a bytearray of 2^62": b"\x80\x05\x96" + struct.pack("<Q", 1 << 62) + b"ab.",
+    "a put without a value": b"\x80\x02q\x00.",
+    "a put across a mark": b"\x80\x02K\x01(q\x00.",
+    "items across a mark": b"\x80\x02}K\x01(K\x02s.",
+    "a pop": b"\x80\x04K\x01K\x020.",
+    "protocol twice": b"\x80\x04\x80\x04}.",
+    "a list of itself": b"\x80\x02]q\x00h\x00a.",
+    "segments of itself": b"\x80\x02}X\x08\x00\x00\x00segments]q\x00h\x00as.",
+    "lists nested deeply": b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "dicts nested deeply": b"\x80\x04" + b"}N" * 100_000 + b"}" + b"s" * 100_000 + b".",
     "a bomb of tuples as a key": _BOMB_TUPLE[:-1] + b"}h\x00\x86.",
     "a deep tuple": b"\x80\x04" + b"K\x01\x85" + b"\x85" * 100_000 + b".",
     "a tuple of tuples as a key": b"\x80\x04}(" + b"K\x01" * 4000 + b"t\x94(" + b"h\x00" * 4000 + b"tNs.",
@@ -95,6 +107,42 @@ HOSTILE = {
     "no opcode": b"\x80\x04\xff\xff.",
     "dup": b"\x80\x04K\x012.",
 }
+
+
+# Made when they are asked for: some are large.
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "marks": lambda: b"\x80\x04" + b"(" * (10 << 20) + b".",
+    "puts": lambda: b"\x80\x04]" + b"\x94" * (10 << 20) + b".",
+    "gets": lambda: b"\x80\x04]\x94(" + b"h\x00" * (5 << 20) + b"e.",
+    "none": lambda: b"\x80\x04](" + b"N" * (10 << 20) + b"e.",
+    "one dict as all rows": lambda: b"\x80\x04](}\x94(\x8c\x07address\x94K\x01u" + b"h\x00" * (5 << 20) + b"e.",
+    "dicts": lambda: b"\x80\x04](" + b"}" * (10 << 20) + b"e.",
+    "lists": lambda: b"\x80\x04](" + b"]" * (10 << 20) + b"e.",
+    "tuples": lambda: b"\x80\x04](" + b"N\x85" * (5 << 20) + b"e.",
+    "tuples of tuples": lambda: b"\x80\x04N" + b"\x85" * (5 << 20) + b".",
+    "keys": lambda: b"\x80\x04}(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(1 << 20)) + b"u.",
+    "a dict grown key by key": lambda: b"\x80\x04}" + b"".join(b"M" + struct.pack("<H", i) + b"Ns" for i in range(1 << 16)) + b".",
+    "shapes": lambda: b"\x80\x04](" + b"".join(b"}J" + struct.pack("<i", i) + b"Ns" for i in range(1 << 17)) + b"e.",
+    "lists grown": lambda: b"\x80\x04](" + (b"](" + b"N" * 500 + b"eNa") * 4000 + b"e.",
+    "numbers": lambda: b"\x80\x04](" + b"M\xff\xff" * (3 << 20) + b"e.",
+    "floats": lambda: b"\x80\x04](" + b"G12345678" * (1 << 20) + b"e.",
+    "a gzip of marks": lambda: gzip.compress(b"\x80\x04" + b"(" * (60 << 20)),
+    "a gzip of puts": lambda: gzip.compress(b"\x80\x04]" + b"\x94" * (60 << 20)),
+    "a gzip of lists": lambda: gzip.compress(b"\x80\x04" + b"]" * (60 << 20)),
+    "a gzip of zeros": lambda: gzip.compress(b"\x80\x04" + b"\x00" * (200 << 20)),
+}  # fmt: skip
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_quickly(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(BOMBS[name]())
+    for limits in (Limits(), Limits(streamed_bytes=0)):
+        began = time.monotonic()
+        with pytest.raises(InputError):
+            read_snapshot(path, limits)
+        assert time.monotonic() - began < 8
 
 
 @pytest.mark.timeout(20)
@@ -284,4 +332,4 @@ def test_damaged_snapshots_are_read_or_refused(data: Any) -> None:
     from oomdoctor.snapshot.rows import Source
 
     with contextlib.suppress(InputError):
-        to_snapshot(load_plain_pickle(bytes(whole), "x"), Source("x", most_rows=len(whole)))
+        to_snapshot(load_plain_pickle(bytes(whole), "x"), Source("x", size=len(whole)))

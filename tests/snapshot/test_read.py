@@ -6,6 +6,7 @@ import base64
 import copy
 import gzip
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
+from oomdoctor.errors import ForeignInput
 from oomdoctor.snapshot import NO_STACK, read_snapshot, snapshot_from_plain
+from oomdoctor.snapshot.limits import Limits
 from oomdoctor.snapshot.model import ACTIONS, OOM, STATES, UNKNOWN
-from tests.snapshot.building import MIB, event, ordinary, segment, snapshot
+from tests.snapshot.building import MIB, USER, block, event, frame, ordinary, segment, snapshot
 
 
 def _html(data: bytes) -> bytes:
@@ -194,3 +197,118 @@ def test_reading_imports_neither_torch_nor_pandas() -> None:
     code = "import sys, oomdoctor.snapshot; print([m for m in ('torch', 'pandas') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_pinned_host_memory(tmp_path: Path) -> None:
+    """Torch 2.14 and later, record_pinned_host_memory=True: segments of device -1, one trace for all."""
+    plain = ordinary()
+    plain["host_segments"] = [segment(0x5500_0000_0000, block(4096), device=-1, small=True)]
+    plain["host_traces"] = [
+        event("segment_alloc", 4096, addr=0x5500_0000_0000, frames=[USER], compile_context=""),
+        event("alloc", 3000, addr=0x5500_0000_0000, frames=[USER], compile_context=""),
+    ]
+    path = tmp_path / "host.pickle"
+    path.write_bytes(pickle.dumps(plain, 4))
+    for limits in (Limits(), Limits(streamed_bytes=0)):
+        found = read_snapshot(path, limits)
+        assert found.host_segments.device.tolist() == [-1]
+        assert found.host_blocks.block_size.tolist() == [4096]
+        assert [ACTIONS[a] for a in found.host_traces[0].action] == ["segment_alloc", "alloc"]
+        assert found.stacks[int(found.host_traces[0].stack[1])][0].filename == USER["filename"]
+        assert found.devices() == [0], "the host is no device"
+        assert len(found.segments) == 2
+        assert found.since == "2.14"
+        assert found.notes == ()
+    assert snapshot_from_plain(ordinary()).host_traces == ()
+    assert len(snapshot_from_plain(ordinary()).host_segments) == 0
+
+
+def test_forward_frames_and_internal_metadata() -> None:
+    lines = ['  File "infer.py", line 3, in loss\n', "    x * x\n"]
+    trace = [
+        event("alloc", 1, forward_frames=lines),
+        event("alloc", 1, internal_metadata="mallocWithAddress"),
+        event("alloc", 1),
+    ]
+    found = snapshot_from_plain(snapshot(traces=[trace]))
+    events = found.traces[0]
+    assert [events.labels[i] for i in events.forward if i != UNKNOWN] == ["".join(lines)]
+    assert [events.labels[i] for i in events.internal if i != UNKNOWN] == ["mallocWithAddress"]
+    assert events.forward.tolist()[1:] == [UNKNOWN, UNKNOWN]
+    assert (found.since, found.notes) == ("2.15", ())
+
+
+def test_what_is_newer_than_known_is_noted() -> None:
+    assert snapshot_from_plain(ordinary()).notes == ()
+    plain = ordinary()
+    plain["tpu_segments"] = []
+    plain["segments"][0]["blocks"][0]["state"] = "compressed"
+    plain["device_traces"][0] += [event("segment_move", 1), event("alloc", 1, numa_node=3)]
+    notes = snapshot_from_plain(plain).notes
+    assert len(notes) == 4
+    for note, name in zip(notes, ("tpu_segments", "numa_node", "segment_move", "compressed")):
+        assert name in note
+
+
+def test_notes_show_no_control_characters_and_have_an_end() -> None:
+    plain = ordinary()
+    plain.update({f"\x1b[2J{i:03}" + "x" * 500: 1 for i in range(100)})
+    (note,) = snapshot_from_plain(plain).notes
+    assert note.isprintable()
+    assert "92 more" in note
+    assert len(note) < 1000
+
+
+def test_several_devices_keep_their_numbers() -> None:
+    plain = snapshot(
+        segment(0, block(512), device=2),
+        segment(1024, block(512), device=0),
+        traces=[[], [event("alloc", 1)], [], []],
+    )
+    found = snapshot_from_plain(plain)
+    assert found.devices() == [0, 1, 2]
+    assert [len(trace) for trace in found.traces] == [0, 1, 0, 0]
+
+
+def test_frames_of_every_kind(tmp_path: Path) -> None:
+    """Windows paths, C++ symbols, inductor's and notebooks' files, names that are not ASCII, more fields."""
+    stack = [
+        frame("c10::cuda::malloc(std::optional<c10::Device>)", "??", 0),
+        frame("call", "/tmp/torchinductor_me/xy/cxyz.py", 99),
+        frame("<module>", "/tmp/ipykernel_77/12.py", 1),
+        frame("été", "C:\\Users\\Jürgen\\模型.py", 12),
+        {**frame("forward", "<eval_with_key>.0", 5), "fx_node_op": "output", "fx_node_name": "relu"},
+    ]
+    path = tmp_path / "frames.pickle"
+    path.write_bytes(pickle.dumps(snapshot(traces=[[event("alloc", 1, frames=stack)]]), 4))
+    for limits in (Limits(), Limits(streamed_bytes=0)):
+        found = read_snapshot(path, limits)
+        frames = found.stacks[int(found.traces[0].stack[0])]
+        assert [(f.name, f.filename, f.line) for f in frames] == [
+            (f["name"], f["filename"], f["line"]) for f in stack
+        ]
+
+
+def test_a_device_number_that_cannot_be() -> None:
+    for device in (1 << 16, -2):
+        with pytest.raises(ForeignInput, match="device"):
+            snapshot_from_plain([segment(0, block(512), device=device)])
+
+
+def test_labels_have_the_same_numbers_in_every_process() -> None:
+    code = """
+from oomdoctor.snapshot import snapshot_from_plain
+from tests.snapshot.building import event, snapshot
+trace = [event("alloc", 1, user_metadata=str(i)) for i in range(50)]
+print(snapshot_from_plain(snapshot(traces=[trace])).traces[0].labels)
+"""
+    said = set()
+    for seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        root = Path(__file__).parents[2]
+        said.add(
+            subprocess.run(
+                [sys.executable, "-c", code], cwd=root, env=env, capture_output=True, check=True
+            ).stdout
+        )
+    assert len(said) == 1
