@@ -51,8 +51,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The emulated device under other releases of torch: make check-versions TORCHES="2.3.1 2.6.0 2.9.1 2.11.0"
-TORCHES ?= 2.3.1 2.6.0 2.9.1 2.11.0
+# The emulated device, and programs on it, under other releases of torch: make check-versions TORCHES="2.3.1 2.13.0"
+TORCHES ?= 2.3.1 2.6.0 2.9.1 2.11.0 2.12.0 2.13.0 2.14.0
 check-versions: $(READY)
 	for version in $(TORCHES); do \
 	  test -x $(VENV)-torch-$$version/bin/python || $(BIN)/python -m venv $(VENV)-torch-$$version; \
@@ -61,7 +61,7 @@ check-versions: $(READY)
 	  $(VENV)-torch-$$version/bin/pip --quiet install --no-deps torch==$$version || exit; \
 	done
 	OOMDOCTOR_TEST_PYTHONS=$$(for v in $(TORCHES); do printf '%s/bin/python:' $(abspath $(VENV))-torch-$$v; done) \
-	  $(BIN)/python -m pytest -n auto --dist loadgroup tests/emulator
+	  $(BIN)/python -m pytest -n auto --dist loadgroup tests/emulator tests/allocator/reference
 
 bench: $(READY)
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit; done

@@ -4,6 +4,10 @@
 //
 // PROGRAM is an array of requests (16 bytes each, little endian). Prints one line of JSON.
 #include <c10/cuda/CUDACachingAllocator.h>
+#if __has_include(<c10/cuda/PeerToPeerAccess.h>)
+#include <c10/cuda/PeerToPeerAccess.h>
+#define HAS_PEER_CACHE
+#endif
 
 #include <chrono>
 #include <cstdint>
@@ -12,6 +16,11 @@
 #include <exception>
 #include <fstream>
 #include <vector>
+
+// What libtorch_cuda tells this library when it is loaded; it has no header.
+namespace c10::cuda::_internal {
+void setHasPrimaryContext(bool (*)(signed char));
+}
 
 struct Request {
   int64_t bytes; // -1: a free
@@ -39,7 +48,11 @@ int main(int argc, char** argv) {
   }
   std::vector<cudaStream_t> handles(streams, nullptr);
   for (uint32_t i = 1; i < streams; i++) cudaStreamCreate(&handles[i]);
+  c10::cuda::_internal::setHasPrimaryContext([](signed char) { return true; });
   allocator::init(1);
+#ifdef HAS_PEER_CACHE
+  c10::cuda::detail::init_p2p_access_cache(1); // expandable segments ask it
+#endif
 
   std::printf("{\"requests\": %zu, \"seconds\": [", requests.size());
   int64_t peak = 0;

@@ -93,7 +93,12 @@ def run_flat(
         requests.tofile(path)
         done = subprocess.run(
             [build(ready.torch, Path(name)), path, str(repeats)],
-            env={**os.environ, **ready.environment, "PYTORCH_CUDA_ALLOC_CONF": settings},
+            env={
+                **os.environ,
+                **ready.environment,
+                "PYTORCH_CUDA_ALLOC_CONF": settings,
+                "TORCH_CPP_LOG_LEVEL": "ERROR",
+            },
             stdout=subprocess.PIPE,
             text=True,
             check=True,
