@@ -6,6 +6,8 @@ import copy
 import gzip
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,12 @@ def test_upstreams_pickler(tmp_path: Path) -> None:
         assert differences(_straight(data), replaced(careful)) == []
 
 
-def test_without_event_stacks() -> None:
-    data = pickle.dumps(_long(), 4)
-    assert (_straight(data, event_stacks=False).traces[0].stack == -1).all()
+def test_without_event_stacks(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(pickle.dumps(_long(), 4))
+    compiled, careful = (read_snapshot(path, limits, event_stacks=False) for limits in (COMPILED, CAREFUL))
+    assert (compiled.traces[0].stack == -1).all()
+    assert differences(compiled, careful) == []
 
 
 def test_gzip_is_read_piece_by_piece(tmp_path: Path) -> None:
@@ -116,7 +121,7 @@ def test_pieces_may_end_anywhere(step: int) -> None:
 
 
 def test_little_room_at_first_changes_nothing() -> None:
-    plain = {**_long(30_000), "text": "x" * 3_000_000}
+    plain = {**_long(30_000), "text": "x" * 3_000_000, "texts": [f"text {i}" for i in range(5000)]}
     data = pickle.dumps(plain, 4)
     decoded = Decoded(0)
     decoded.feed(iter([data]))
@@ -239,8 +244,30 @@ def test_what_is_declined() -> None:
         b"\x80\x02(K\x01\x86.",
         b"\x80\x02](K\x01ae.",
         b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x40K\x01.",
+        b"\x80\x04\x95\x04\x00\x00\x00\x00\x00\x00\x00K\x01.",
+        b"\x80\x02]q\x05h\x03a.",
         b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xff.",
         b"\x80\x04\x8c\x05abc.",
     ):
         with pytest.raises(Declined):
             Decoded(0).feed(iter([data]))
+
+
+@pytest.mark.parametrize(
+    "hindrance",
+    ["sys.modules['numba'] = None", "import numba; numba.njit = lambda **_: no_folder"],
+    ids=["no Numba", "no folder for what it compiles"],
+)
+def test_without_the_machine(tmp_path: Path, hindrance: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(pickle.dumps(_long(100), 4))
+    code = f"""
+import sys
+def no_folder(function): raise RuntimeError("cannot cache function: no locator available")
+{hindrance}
+from oomdoctor.snapshot import read_snapshot
+from oomdoctor.snapshot.limits import Limits
+print(len(read_snapshot(sys.argv[1], Limits(streamed_bytes=0)).traces[0]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.stdout.split() == ["100"], done.stderr

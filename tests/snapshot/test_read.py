@@ -193,10 +193,15 @@ def test_reading_keeps_less_than_the_dicts_would() -> None:
     assert kept < 80 * len(trace)
 
 
-def test_reading_imports_neither_torch_nor_pandas() -> None:
-    code = "import sys, oomdoctor.snapshot; print([m for m in ('torch', 'pandas') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
+def test_reading_a_small_file_imports_nothing_large(tmp_path: Path) -> None:
+    path = tmp_path / "small.pickle"
+    path.write_bytes(pickle.dumps(ordinary(), 4))
+    code = (
+        "import sys; from oomdoctor.snapshot import read_snapshot; read_snapshot(sys.argv[1]);"
+        "print([m for m in ('torch', 'pandas', 'numba') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_pinned_host_memory(tmp_path: Path) -> None:
