@@ -1,0 +1,207 @@
+"""From a snapshot to a History for each of its devices: under which settings, of which release.
+
+A snapshot states no version. Where nobody else does either, its fields bound it; where releases of different
+rules are left, each is tried, and those stay whose rules reproduce the most recorded addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from oomdoctor.allocator.configure import Conditions
+from oomdoctor.allocator.history import History
+from oomdoctor.allocator.recording import Recording, recording_of
+from oomdoctor.allocator.release_bounds import ReleaseBounds, bounds_of, exactly, named, narrowed
+from oomdoctor.allocator.rules import rules_of
+from oomdoctor.allocator.settings import Settings
+from oomdoctor.allocator.settings_sources import environment_settings, settings_from_snapshot
+from oomdoctor.allocator.torch_version import (
+    NEWEST,
+    TorchVersion,
+    newer_than_known,
+    parse_torch_version,
+)
+from oomdoctor.errors import SettingsError, UsageError
+from oomdoctor.run.sources import SnapshotSource
+from oomdoctor.snapshot import Snapshot, read_snapshot
+
+
+@dataclass(frozen=True)
+class DeviceHistory:
+    """One device of one snapshot, replayed under what it was recorded with.
+
+    Attributes:
+        source: where it is from.
+        device: its number.
+        history: the replay. Where no events were recorded it holds the final state alone.
+        torch: which release recorded it, as far as that is known; ``history.torch`` is the newest of these.
+        total_bytes: the device's memory; None where not known.
+        memory_fraction: of ``set_per_process_memory_fraction``; None where not known.
+        notes: what a reader has to know, a sentence each.
+    """
+
+    source: SnapshotSource
+    device: int
+    history: History
+    torch: ReleaseBounds
+    total_bytes: Optional[int]
+    memory_fraction: Optional[float]
+    notes: tuple[str, ...]
+
+    @property
+    def has_events(self) -> bool:
+        return len(self.history.recording) > 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the recording began before the allocator's first segment."""
+        return self.has_events and self.history.initial.is_empty()
+
+    def conditions(self, capacity: Optional[int] = None) -> Conditions:
+        """Those of the recording, with this capacity in bytes.
+
+        A capacity beyond the recorded device's memory means a larger device.
+        """
+        total = self.total_bytes
+        if total is not None and capacity is not None and capacity > total:
+            total = capacity
+        return Conditions(capacity=capacity, total_memory=total, memory_fraction=self.memory_fraction)
+
+
+def load(
+    source: SnapshotSource, device: Optional[int] = None, torch: Optional[TorchVersion] = None
+) -> Iterator[DeviceHistory]:
+    """The devices of a snapshot, in order.
+
+    Args:
+        device: only this one.
+        torch: the release that recorded it, where the caller knows.
+
+    Raises:
+        InputError: the file cannot be read.
+        UsageError: it has no such device, or that release cannot have written it.
+    """
+    snapshot = read_snapshot(source.path)
+    devices = snapshot.devices()
+    if device is not None and device not in devices:
+        there = ", ".join(map(str, devices)) or "none"
+        raise UsageError(f"there is no device {device}", where=source.path, next_step=f"it has {there}")
+    bounds = release_of(snapshot, source, torch)
+    for one in devices if device is None else [device]:
+        yield _device_history(snapshot, source, one, bounds)
+
+
+def release_of(
+    snapshot: Snapshot, source: SnapshotSource, torch: Optional[TorchVersion] = None
+) -> ReleaseBounds:
+    """Who recorded a snapshot: as stated, else as recorded beside it, else by its fields.
+
+    Raises:
+        UsageError: the stated release is none that can have written these fields.
+    """
+    fields = bounds_of(snapshot)
+    if torch is not None:
+        if not can_be(torch, snapshot, source):
+            raise UsageError(
+                f"torch {named(torch)} has not recorded this: it is of {release_of(snapshot, source)}",
+                where=source.path,
+            )
+        return exactly(torch, "stated")
+    if source.torch_version is not None:
+        try:
+            return exactly(parse_torch_version(source.torch_version), "recorded", source.torch_version)
+        except UsageError:
+            return fields
+    return fields
+
+
+def can_be(torch: TorchVersion, snapshot: Snapshot, source: SnapshotSource) -> bool:
+    """Whether a release can have recorded a snapshot, by all that is known."""
+    known = release_of(snapshot, source)
+    return known.oldest <= torch <= known.newest or (torch > NEWEST and known.newest == NEWEST)
+
+
+def recorded_settings(snapshot: Snapshot, source: SnapshotSource, torch: TorchVersion) -> Settings:
+    """The settings a snapshot was recorded with: its own word, else the environment of its process."""
+    if snapshot.settings is None and source.environment:
+        try:
+            return environment_settings(source.environment, torch).settings
+        except SettingsError:
+            return Settings()
+    return settings_from_snapshot(snapshot.settings, torch)
+
+
+def _device_history(
+    snapshot: Snapshot, source: SnapshotSource, device: int, bounds: ReleaseBounds
+) -> DeviceHistory:
+    recording = recording_of(snapshot, device)
+    history, left, notes = _best(recording, source, bounds)
+    if not len(recording):
+        notes.append("no history was recorded for this device: its final state is all there is")
+    newer = newer_than_known(bounds.newest)
+    notes += [newer] if newer else []
+    if snapshot.settings is None and not source.environment:
+        notes.append("the recording states no allocator settings: the defaults are assumed")
+    notes += [*recording.notes, *history.initial.notes]
+    guessed = history.initial.blocks.guessed
+    if guessed:
+        blocks = "1 block" if guessed == 1 else f"{guessed:,} blocks"
+        notes.append(
+            f"of {blocks} older than the trace the size is bounded only: what was asked for is known, what"
+            " was handed out is taken to be as little as can be"
+        )
+    if history.check.conflicts:
+        notes.append(f"{history.check.conflicts:,} events contradict the recording's own segments")
+    return DeviceHistory(
+        source=source,
+        device=device,
+        history=history,
+        torch=left,
+        total_bytes=source.total_bytes(device),
+        memory_fraction=source.memory_fraction(device),
+        notes=tuple(notes),
+    )
+
+
+def _best(
+    recording: Recording, source: SnapshotSource, bounds: ReleaseBounds
+) -> tuple[History, ReleaseBounds, list[str]]:
+    """The history by the rules that fit best, the releases that have them, and how the others fared."""
+    snapshot = recording.snapshot
+    alike: dict[Any, list[TorchVersion]] = {}
+    for release in bounds.releases if bounds.newest <= NEWEST else (bounds.newest,):
+        settings = recorded_settings(snapshot, source, release)
+        alike.setdefault(_what_matters(recording, settings, release), []).append(release)
+    tried = [
+        (History(recording, recorded_settings(snapshot, source, releases[-1]), releases[-1]), releases)
+        for releases in alike.values()
+    ]
+    most = max(history.check.matching for history, _ in tried)
+    best = [(history, releases) for history, releases in tried if history.check.matching == most]
+    left = narrowed(bounds, [release for _, releases in best for release in releases])
+    notes = []
+    if len(best) < len(tried):
+        worse = [
+            f"those of {named(releases[-1])} put {history.check.matching:,}"
+            for history, releases in tried
+            if history.check.matching < most
+        ]
+        notes.append(
+            f"its fields allow torch {bounds}; by the rules of {named(best[-1][1][-1])} {most:,} of"
+            f" {best[0][0].check.compared:,} allocations fall where they were recorded, {', '.join(worse)}"
+        )
+    # Of rules that fit alike the newest release's: it knows the most settings.
+    return best[-1][0], left, notes
+
+
+def _what_matters(recording: Recording, settings: Settings, torch: TorchVersion) -> Any:
+    """What of a release's rules can make a difference to this recording."""
+    rules = rules_of(torch)
+    return (
+        rules.tie_break,
+        rules.unrounded_division_of_one and 1 in settings.roundup_power2_divisions,
+        rules.routing_keeps_cache and bool(recording.pools),
+        replace(settings, text=""),
+    )
