@@ -12,8 +12,9 @@ from oomdoctor.diagnosis.consistency import disagreements
 from oomdoctor.diagnosis.state import device_state
 from oomdoctor.snapshot import read_snapshot
 from oomdoctor.snapshot.container import embedded_pickle, kind_of, read_bytes
-from oomdoctor.snapshot.limits import DEFAULT_LIMITS
+from oomdoctor.snapshot.limits import DEFAULT_LIMITS, Limits
 from oomdoctor.snapshot.plain_pickle import load_plain_pickle
+from tests.snapshot.same import differences
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "snapshots"
 FILES = sorted(FOLDER.glob("*.gz")) if FOLDER.is_dir() else []
@@ -30,6 +31,13 @@ def test_reads_and_conserves(path: Path) -> None:
     for trace in snapshot.traces:
         known = trace.time_us[trace.time_us >= 0]
         assert (np.diff(known) >= 0).all()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name[:3])
+def test_both_readers_agree(path: Path) -> None:
+    found = read_snapshot(path, Limits(streamed_bytes=0))
+    assert differences(found, read_snapshot(path)) == []
+    assert found.notes == ()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name[:3])
