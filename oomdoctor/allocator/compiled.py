@@ -12,8 +12,14 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def compiled(function: _F) -> _F:
-    """Compile with Numba on first use; the result is kept on disk between runs."""
-    return cast(_F, numba.njit(cache=True, nogil=True)(function))
+    """Compile with Numba on first use, for calls from other compiled functions only."""
+    # Neither kept nor made callable from outside: that is most of the time it would take.
+    return cast(_F, numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+
+def compiled_entry(function: _F) -> _F:
+    """Compile with Numba on first use; the result, with all that it calls, is kept on disk."""
+    return cast(_F, numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True)(function))
 
 
 def _drop_outdated(folder: Path) -> None:

@@ -7,6 +7,8 @@ version. A block is its row in ``heap.blocks``.
 
 from __future__ import annotations
 
+import numpy as np
+
 from oomdoctor.allocator.compiled import compiled
 from oomdoctor.allocator.constants import (
     MIN_BLOCK_SIZE,
@@ -36,8 +38,17 @@ from oomdoctor.snapshot.model import SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, S
 # 17120).
 DRIVER_GRANULE = 2 << 20
 
-# In a replay below the lowest address that the recording names, so negative.
-LOWEST_ADDRESS = -(1 << 63)
+# As values of a NumPy type: for each Python number Numba would compile the function that takes it anew.
+_NEW, _RETRY, _GARBAGE_COLLECTION, _RELEASE_AVAILABLE, _EMPTY_CACHE = map(
+    np.int64, (CAUSE_NEW, CAUSE_RETRY, CAUSE_GARBAGE_COLLECTION, CAUSE_RELEASE_AVAILABLE, CAUSE_EMPTY_CACHE)
+)
+_SEGMENT_ALLOC, _SEGMENT_FREE, _SEGMENT_MAP, _SEGMENT_UNMAP = map(
+    np.int64, (SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, SEGMENT_UNMAP)
+)
+_SMALL, _LARGE = np.int64(SMALL_BLOCKS), np.int64(LARGE_BLOCKS)
+_NONE, _ONE, _FIRST = np.int64(0), np.int64(1), np.int64(-1)
+# Addresses that a replay makes up may be negative: below the lowest that the recording names.
+_LOWEST_ADDRESS = np.int64(-(1 << 63))
 
 MALLOC_OOM, MALLOC_REJECTED = -1, -2
 
@@ -173,6 +184,12 @@ def lower_bound(heap: Heap, pool: int, stream: int, size: int, counter: int, ptr
         else:
             high = middle
     return low
+
+
+@compiled
+def pool_begin(heap: Heap, pool: int) -> int:
+    """``pool.blocks.begin()``."""
+    return lower_bound(heap, pool, _FIRST, _NONE, _NONE, _NONE)
 
 
 @compiled
@@ -390,7 +407,7 @@ def release_block(heap: Heap, b: int, cause: int) -> None:
     block = heap.blocks[b]
     stats.num_device_free += 1
     stats.segments_freed += 1
-    _write_log(heap, SEGMENT_FREE, b, block.ptr, block.size, cause)
+    _write_log(heap, _SEGMENT_FREE, b, block.ptr, block.size, cause)
     stats.total_allocated_memory -= block.size
     stats.driver_bytes -= _granules(block.size)
     stats.reserved_bytes -= block.size
@@ -425,7 +442,7 @@ def unmap_range(heap: Heap, b: int, start: int, end: int, cause: int) -> None:
     block.ptr = start
     block.size = end - start
     block.mapped = 0
-    _write_log(heap, SEGMENT_UNMAP, b, start, end - start, cause)
+    _write_log(heap, _SEGMENT_UNMAP, b, start, end - start, cause)
     try_merge_blocks(heap, b, block.prev)
     try_merge_blocks(heap, b, block.next)
     unmapped_insert(heap, b)
@@ -457,7 +474,7 @@ def release_expandable_segment(heap: Heap, b: int) -> None:
 @compiled
 def release_blocks(heap: Heap, pool: int, cause: int) -> None:
     """Free all blocks of a pool that are whole segments; unmap what can be of expandable ones."""
-    at = lower_bound(heap, pool, -1, 0, 0, 0)
+    at = pool_begin(heap, pool)
     to_unmap = 0
     while at < heap.stats[0].free:
         b = heap.free_blocks[at]
@@ -482,8 +499,8 @@ def release_blocks(heap: Heap, pool: int, cause: int) -> None:
 @compiled
 def release_cached_blocks(heap: Heap, cause: int) -> None:
     synchronize_and_free_events(heap)
-    release_blocks(heap, LARGE_BLOCKS, cause)
-    release_blocks(heap, SMALL_BLOCKS, cause)
+    release_blocks(heap, _LARGE, cause)
+    release_blocks(heap, _SMALL, cause)
     for pool in range(FIRST_PRIVATE, len(heap.pools)):
         if heap.pools[pool].freeable:
             release_blocks(heap, pool, cause)
@@ -491,7 +508,7 @@ def release_cached_blocks(heap: Heap, cause: int) -> None:
 
 @compiled
 def empty_cache(heap: Heap) -> None:
-    release_cached_blocks(heap, CAUSE_EMPTY_CACHE)
+    release_cached_blocks(heap, _EMPTY_CACHE)
 
 
 @compiled
@@ -504,8 +521,8 @@ def empty_pool(heap: Heap, small_pool: int) -> None:
             free_completed(heap, heap.pending[at])
         else:
             at += 1
-    release_blocks(heap, small_pool, CAUSE_EMPTY_CACHE)
-    release_blocks(heap, small_pool + 1, CAUSE_EMPTY_CACHE)
+    release_blocks(heap, small_pool, _EMPTY_CACHE)
+    release_blocks(heap, small_pool + 1, _EMPTY_CACHE)
 
 
 @compiled
@@ -515,14 +532,14 @@ def release_available_cached_blocks(heap: Heap, pool: int, stream: int, size: in
     if max_split_size == UNLIMITED:
         return False
     key_size = max(size, max_split_size)
-    first = lower_bound(heap, pool, -1, 0, 0, 0)
-    at = lower_bound(heap, pool, stream, key_size, -1, -1)
+    first = pool_begin(heap, pool)
+    at = lower_bound(heap, pool, stream, key_size, _FIRST, _FIRST)
     found = at < heap.stats[0].free
     if found:
         block = heap.blocks[heap.free_blocks[at]]
         found = block.pool == pool and block.stream == stream and block.expandable_segment == NULL
     if found:
-        release_block(heap, heap.free_blocks[at], CAUSE_RELEASE_AVAILABLE)
+        release_block(heap, heap.free_blocks[at], _RELEASE_AVAILABLE)
         return True
     # No single block is large enough: free several, starting with the largest.
     if at == first:
@@ -537,7 +554,7 @@ def release_available_cached_blocks(heap: Heap, pool: int, stream: int, size: in
         is_first = at == first
         if block.expandable_segment == NULL:
             total_released += block.size
-            release_block(heap, b, CAUSE_RELEASE_AVAILABLE)
+            release_block(heap, b, _RELEASE_AVAILABLE)
         if is_first:
             break
         at -= 1
@@ -553,7 +570,7 @@ def garbage_collect_cached_blocks(heap: Heap) -> None:
         return
     target_size = stats.total_allocated_memory - gc_threshold
     calls = heap.pools[LARGE_BLOCKS].get_free_blocks_call_count
-    first = lower_bound(heap, LARGE_BLOCKS, -1, 0, 0, 0)
+    first = pool_begin(heap, _LARGE)
     total_age, freeable_block_count = 0, 0
     at = first
     while at < stats.free and heap.blocks[heap.free_blocks[at]].pool == LARGE_BLOCKS:
@@ -577,7 +594,7 @@ def garbage_collect_cached_blocks(heap: Heap) -> None:
                 gc_reclaimed += block.size
                 total_age -= age
                 freeable_block_count -= 1
-                release_block(heap, b, CAUSE_GARBAGE_COLLECTION)
+                release_block(heap, b, _GARBAGE_COLLECTION)
             else:
                 at += 1
 
@@ -634,7 +651,7 @@ def next_address(heap: Heap, size: int) -> int:
 @compiled
 def find_expandable_block(heap: Heap, pool: int, stream: int, size: int) -> int:
     """The lowest address in any expandable segment with room for the size, free or unmapped."""
-    at = unmapped_lower_bound(heap, pool, stream, LOWEST_ADDRESS)
+    at = unmapped_lower_bound(heap, pool, stream, _LOWEST_ADDRESS)
     while at < heap.stats[0].unmapped_count:
         c = heap.unmapped[at]
         if heap.blocks[c].pool != pool or heap.blocks[c].stream != stream:
@@ -668,7 +685,7 @@ def map_range(heap: Heap, to_map: int, mapped_size: int, cause: int) -> None:
         splice(heap, remaining, to_map, block.next)
         unmapped_insert(heap, remaining)
         block.size = mapped_size
-    _write_log(heap, SEGMENT_MAP, to_map, block.ptr, mapped_size, cause)
+    _write_log(heap, _SEGMENT_MAP, to_map, block.ptr, mapped_size, cause)
     try_merge_blocks(heap, to_map, block.prev)
     try_merge_blocks(heap, to_map, block.next)
     insert_into_blocks(heap, to_map)
@@ -717,7 +734,7 @@ def find_free_block(heap: Heap, pool: int, stream: int, size: int, expandable_ac
     """The search of ``get_free_block``: the position in ``free_blocks`` of the block it takes, -1 if none."""
     stats, config = heap.stats[0], heap.config[0]
     blocks, free_blocks = heap.blocks, heap.free_blocks
-    at = lower_bound(heap, pool, stream, size, -1, -1)
+    at = lower_bound(heap, pool, stream, size, _FIRST, _FIRST)
     if at >= stats.free:
         return NULL
     b = free_blocks[at]
@@ -793,7 +810,7 @@ def new_segment(heap: Heap, pool: int, stream: int, ptr: int, size: int, cause: 
     _increase_reserved(heap, size)
     stats.num_device_alloc += 1
     stats.segments_allocated += 1
-    _write_log(heap, SEGMENT_ALLOC, b, ptr, size, cause)
+    _write_log(heap, _SEGMENT_ALLOC, b, ptr, size, cause)
     return b
 
 
@@ -845,11 +862,11 @@ def alloc_found_block(heap: Heap, b: int, size: int, requested_size: int, split_
         stats.split_remainder = rest.size
         if block.expandable_segment == NULL:
             if already_split:
-                _change_inactive_split(heap, 0, -block.size)
+                _change_inactive_split(heap, _NONE, -block.size)
             else:
-                _change_inactive_split(heap, 1, rest.size)
+                _change_inactive_split(heap, _ONE, rest.size)
     elif already_split and heap.blocks[b].expandable_segment == NULL:
-        _change_inactive_split(heap, -1, -heap.blocks[b].size)
+        _change_inactive_split(heap, -_ONE, -heap.blocks[b].size)
     block = heap.blocks[b]
     block.allocated = 1
     block.requested_size = requested_size
@@ -885,13 +902,13 @@ def malloc(heap: Heap, requested_size: int, stream: int, private_pool: int, capt
     if b == NULL:
         if counts_searches(heap):
             garbage_collect_cached_blocks(heap)
-        b = alloc_block(heap, pool, stream, size, alloc_size, expandable_active, CAUSE_NEW)
+        b = alloc_block(heap, pool, stream, size, alloc_size, expandable_active, _NEW)
         if b == NULL and release_available_cached_blocks(heap, pool, stream, size):
-            b = alloc_block(heap, pool, stream, size, alloc_size, expandable_active, CAUSE_RELEASE_AVAILABLE)
+            b = alloc_block(heap, pool, stream, size, alloc_size, expandable_active, _RELEASE_AVAILABLE)
         if b == NULL and not capturing:
-            release_cached_blocks(heap, CAUSE_RETRY)
+            release_cached_blocks(heap, _RETRY)
             stats.num_alloc_retries += 1
-            b = alloc_block(heap, pool, stream, size, alloc_size, expandable_active, CAUSE_RETRY)
+            b = alloc_block(heap, pool, stream, size, alloc_size, expandable_active, _RETRY)
         if b == NULL:
             stats.num_ooms += 1
             return MALLOC_OOM

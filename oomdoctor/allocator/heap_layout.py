@@ -34,6 +34,7 @@ CAUSES = (
     CAUSE_RECORDED, CAUSE_UNKNOWN,
 ) = range(len(CAUSES))  # fmt: skip
 
+# Numbers are 64 bits wide throughout, so that Numba compiles each function once.
 BLOCK = np.dtype(
     [
         ("ptr", np.int64),
@@ -45,11 +46,11 @@ BLOCK = np.dtype(
         ("gc_count_base", np.int64),
         ("alloc_event", np.int64),  # the event that allocated it last; -1: before the recording
         ("segment_event", np.int64),  # the event that brought its segment
-        ("pool", np.int32),  # row in ``pools``
-        ("stream", np.int32),  # rank of the stream's handle among the handles that occur
-        ("prev", np.int32),
-        ("next", np.int32),
-        ("expandable_segment", np.int32),  # -1: cudaMalloc'd
+        ("pool", np.int64),  # row in ``pools``
+        ("stream", np.int64),  # rank of the stream's handle among the handles that occur
+        ("prev", np.int64),
+        ("next", np.int64),
+        ("expandable_segment", np.int64),  # -1: cudaMalloc'd
         ("allocated", np.uint8),
         (
             "pending",
@@ -64,7 +65,7 @@ BLOCK = np.dtype(
 POOL = np.dtype(
     [
         ("get_free_blocks_call_count", np.int64),
-        ("private_pool", np.int32),  # 0: none
+        ("private_pool", np.int64),  # 0: none
         ("is_small", np.uint8),
         ("freeable", np.uint8),  # in graph_pools_freeable
         ("custom_allocator", np.uint8),  # never uses expandable segments
@@ -94,7 +95,7 @@ STATS = np.dtype(
             "split_remainder", "merged_before", "merged_after",
             # The malloc that a recording is in the middle of; see oomdoctor.allocator.recorded.
             "fresh", "searched", "hit_ptr", "seen_release", "mapped_block", "last_free_requested",
-            "predicted", "conflicts",
+            "predicted", "conflicts", "inferred_segments",
         )
     ]
 )  # fmt: skip
@@ -115,6 +116,7 @@ CONFIG = np.dtype(
         ("unrounded_division_of_one", np.uint8),
         ("addresses_fall", np.uint8),
         ("writes_log", np.uint8),
+        ("infers_pools", np.uint8),  # see oomdoctor.allocator.recorded
     ]
 )
 
@@ -123,8 +125,8 @@ LOG = np.dtype(
         ("event", np.int64),
         ("ptr", np.int64),
         ("size", np.int64),
-        ("pool", np.int32),
-        ("stream", np.int32),
+        ("pool", np.int64),
+        ("stream", np.int64),
         ("action", np.uint8),  # an ACTIONS code of oomdoctor.snapshot.model
         ("cause", np.uint8),
     ]
@@ -136,18 +138,18 @@ class Heap(NamedTuple):
 
     Attributes:
         blocks: BLOCK[rows], rows in use have ``used`` set.
-        spare: int32[rows], a stack of rows not in use; ``stats.spares`` of them.
-        free_blocks: int32[rows], the free mapped blocks in the order of the pools' comparator.
-        unmapped: int32[rows], the unmapped ones, by pool, stream, address.
-        pending: int32[rows], blocks freed and waiting for an event, oldest first.
+        spare: int64[rows], a stack of rows not in use; ``stats.spares`` of them.
+        free_blocks: int64[rows], the free mapped blocks in the order of the pools' comparator.
+        unmapped: int64[rows], the unmapped ones, by pool, stream, address.
+        pending: int64[rows], blocks freed and waiting for an event, oldest first.
         pools, expandable, stats, config, log: see the types above; ``stats`` and ``config`` have one row.
     """
 
     blocks: NDArray[Any]
-    spare: NDArray[np.int32]
-    free_blocks: NDArray[np.int32]
-    unmapped: NDArray[np.int32]
-    pending: NDArray[np.int32]
+    spare: NDArray[np.int64]
+    free_blocks: NDArray[np.int64]
+    unmapped: NDArray[np.int64]
+    pending: NDArray[np.int64]
     pools: NDArray[Any]
     expandable: NDArray[Any]
     stats: NDArray[Any]
@@ -169,10 +171,10 @@ def new_heap(config: NDArray[Any], private_pools: int, *, rows: int = 1024, log_
     pools["private_pool"][FIRST_PRIVATE:] = np.repeat(np.arange(1, private_pools + 1), 2)
     heap = Heap(
         blocks=np.zeros(rows, BLOCK),
-        spare=np.arange(rows, dtype=np.int32)[::-1].copy(),
-        free_blocks=np.zeros(rows, np.int32),
-        unmapped=np.zeros(rows, np.int32),
-        pending=np.zeros(rows, np.int32),
+        spare=np.arange(rows, dtype=np.int64)[::-1].copy(),
+        free_blocks=np.zeros(rows, np.int64),
+        unmapped=np.zeros(rows, np.int64),
+        pending=np.zeros(rows, np.int64),
         pools=pools,
         expandable=np.zeros(16, EXPANDABLE_SEGMENT),
         stats=np.zeros(1, STATS),
@@ -193,9 +195,9 @@ def grown(heap: Heap) -> Heap:
     rows = len(heap.blocks)
     more = 2 * rows
     spares = int(heap.stats["spares"][0])
-    spare = np.zeros(more, np.int32)
+    spare = np.zeros(more, np.int64)
     # New rows go to the bottom of the stack.
-    spare[: more - rows] = np.arange(rows, more, dtype=np.int32)[::-1]
+    spare[: more - rows] = np.arange(rows, more, dtype=np.int64)[::-1]
     spare[more - rows : more - rows + spares] = heap.spare[:spares]
     heap.stats["spares"] = spares + more - rows
     heap.stats["rows"] = more

@@ -22,7 +22,7 @@ from oomdoctor.allocator.releases import release_bursts
 from oomdoctor.allocator.rules import TorchVersion
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
-from oomdoctor.snapshot.model import ALLOC, Snapshot
+from oomdoctor.snapshot.model import ALLOC, UNKNOWN, Snapshot
 
 # Between keyframes: few enough events that running them takes some milliseconds.
 KEYFRAME_EVENTS = 1 << 15
@@ -37,19 +37,22 @@ class SelfCheck:
         matching: of these, how many the heap puts at the recorded address.
         first_mismatch: event of the first that it does not; None.
         conflicts: events that contradict the recording's own segments.
+        inferred_segments: segments taken for those of a private pool, which the recording does not name,
+            because the allocator made them although a cached block would have done.
     """
 
     compared: int
     matching: int
     first_mismatch: Optional[int]
     conflicts: int
+    inferred_segments: int
 
 
 @dataclass(frozen=True)
 class _Keyframe:
     event: int
     heap: Heap
-    block_of: NDArray[np.int32]
+    block_of: NDArray[np.int64]
 
 
 class History:
@@ -74,12 +77,25 @@ class History:
         self.is_small = small_segment_events(recording, request)
         self.initial = initial_state(recording, settings, self.is_small)
         self.steps = _steps(recording, request, self.is_small)
-        n = len(recording)
-        self.effects = np.zeros(n, EFFECT)
         births = np.concatenate([recording.birth, self.initial.blocks.birth])
         self.births = int(births.max()) + 1 if len(births) else 0
-        heap = started_heap(config_of(settings, torch), len(recording.pools), self.initial)
+        self._replay(infers_pools=False)
+        stated = bool(self.steps.pool_stated.all())
+        if self.check.matching < self.check.compared and not stated:
+            # Before 2.12 the trace does not say which requests went to private pools.
+            first = self.check
+            self._replay(infers_pools=True)
+            if self.check.matching <= first.matching:
+                self._replay(infers_pools=False)
+        self.bursts = release_bursts(recording, settings, self.effects["reserved_bytes"], request)
+
+    def _replay(self, *, infers_pools: bool) -> None:
+        n = len(self.recording)
+        config = config_of(self.settings, self.torch)
+        config["infers_pools"] = infers_pools
+        heap = started_heap(config, len(self.recording.pools), self.initial)
         block_of = block_rows_of_births(heap, self.births)
+        self.effects = np.zeros(n, EFFECT)
         self._keyframes = [_Keyframe(0, copied(heap), block_of.copy())]
         for start in range(0, n, KEYFRAME_EVENTS):
             stop = min(start + KEYFRAME_EVENTS, n)
@@ -88,10 +104,9 @@ class History:
                 self._keyframes.append(_Keyframe(stop, copied(heap), block_of.copy()))
         self.last = heap
         self.check = self._check()
-        self.bursts = release_bursts(recording, settings, self.effects["reserved_bytes"], request)
 
     def _run(
-        self, heap: Heap, block_of: NDArray[np.int32], start: int, stop: int, *, writes_effects: bool
+        self, heap: Heap, block_of: NDArray[np.int64], start: int, stop: int, *, writes_effects: bool
     ) -> Heap:
         while True:
             start = run_recorded(heap, self.steps, block_of, self.effects, start, stop, writes_effects)
@@ -120,6 +135,7 @@ class History:
             matching=int(same.sum()),
             first_mismatch=int(wrong[0]) if len(wrong) else None,
             conflicts=int(self.last.stats["conflicts"][0]),
+            inferred_segments=int(self.last.stats["inferred_segments"][0]),
         )
 
 
@@ -131,6 +147,7 @@ def _steps(recording: Recording, request: NDArray[np.int64], is_small: NDArray[n
         entry_size=events.entry_size,
         stream=recording.stream,
         private_pool=recording.private_pool,
+        pool_stated=(events.pool[:, 0] != UNKNOWN).astype(np.uint8),
         birth=recording.birth,
         is_small=is_small.astype(np.uint8),
         request=request,

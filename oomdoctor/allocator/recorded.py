@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.compiled import compiled
+from oomdoctor.allocator.compiled import compiled, compiled_entry
 from oomdoctor.allocator.constants import MIN_BLOCK_SIZE
 from oomdoctor.allocator.heap import (
     alloc_found_block,
@@ -54,6 +54,8 @@ from oomdoctor.snapshot.model import (
     SEGMENT_UNMAP,
 )
 
+_RECORDED, _ZERO = np.int64(CAUSE_RECORDED), np.int64(0)  # NumPy's type: see oomdoctor.allocator.heap
+
 
 class Steps(NamedTuple):
     """What the replay takes: one row per event.
@@ -61,8 +63,9 @@ class Steps(NamedTuple):
     Attributes:
         action: uint8[n].
         address, entry_size: int64[n], as in :class:`~oomdoctor.snapshot.model.Events`.
-        stream: int32[n], rank of the handle.
-        private_pool: int32[n], 0 for the default pools.
+        stream: int64[n], rank of the handle.
+        private_pool: int64[n], 0 for the default pools.
+        pool_stated: uint8[n], whether the trace says so.
         birth: int64[n], of the block that an alloc or free speaks of: the number of the event that allocated
             it, or n + k for the k-th block that was there before; -1 otherwise.
         is_small: uint8[n], for segment events: of which of the two pools.
@@ -72,8 +75,9 @@ class Steps(NamedTuple):
     action: NDArray[np.uint8]
     address: NDArray[np.int64]
     entry_size: NDArray[np.int64]
-    stream: NDArray[np.int32]
-    private_pool: NDArray[np.int32]
+    stream: NDArray[np.int64]
+    private_pool: NDArray[np.int64]
+    pool_stated: NDArray[np.uint8]
     birth: NDArray[np.int64]
     is_small: NDArray[np.uint8]
     request: NDArray[np.int64]
@@ -87,6 +91,7 @@ EFFECT = np.dtype(
         ("merged_before", np.int64),  # bytes of the free neighbours it merged with
         ("merged_after", np.int64),
         ("predicted", np.int64),  # alloc: the address by our own rules; -1: none
+        ("private_pool", np.int64),  # 0: none
         ("allocated_bytes", np.int64),  # after the event
         ("active_bytes", np.int64),
         ("requested_bytes", np.int64),
@@ -163,7 +168,7 @@ def _phantom(heap: Heap, stream: int, pool: int, ptr: int, size: int) -> int:
     """A block where the recording's own segments have no room for it."""
     stats = heap.stats[0]
     stats.conflicts += 1
-    b = new_block(heap, stream, size, pool, ptr, 0)
+    b = new_block(heap, stream, size, pool, ptr, _ZERO)
     heap.blocks[b].phantom = 1
     return b
 
@@ -197,6 +202,17 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
             if predicted == ptr:
                 b = heap.free_blocks[at]
                 erase_at(heap, at)
+    if predicted != ptr and heap.config[0].infers_pools and not steps.pool_stated[i]:
+        if stats.fresh != NULL and heap.blocks[stats.fresh].ptr == ptr:
+            # A segment came although a cached block would have done: it must be a private pool's.
+            heap.blocks[stats.fresh].pool = len(heap.pools) - (2 if heap.pools[pool].is_small else 1)
+            stats.inferred_segments += 1
+            predicted = ptr
+            b = stats.fresh
+            stats.fresh = NULL
+        elif stats.fresh == NULL and stats.mapped_block == NULL:
+            # The block taken is of a private pool, so the request was.
+            predicted = _search_where(heap, ptr, stream, size, pool)
     _settle(heap)
     if b == NULL:
         b = _take_at(heap, ptr, size)
@@ -210,6 +226,19 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
     heap.blocks[b].alloc_event = steps.birth[i]
     stats.predicted = predicted
     return b
+
+
+@compiled
+def _search_where(heap: Heap, ptr: int, stream: int, size: int, pool: int) -> int:
+    """What the search finds in the pool of the free block at an address, another than ``pool``."""
+    at = _free_block_at(heap, ptr)
+    if at == NULL:
+        return NULL
+    other = heap.blocks[heap.free_blocks[at]].pool
+    if other == pool or heap.pools[other].is_small != heap.pools[pool].is_small:
+        return NULL
+    found = find_free_block(heap, other, stream, size, bool(heap.config[0].expandable_segments))
+    return heap.blocks[heap.free_blocks[found]].ptr if found >= 0 else NULL
 
 
 @compiled
@@ -283,7 +312,7 @@ def _map(heap: Heap, steps: Steps, i: int) -> None:
     if block.size < size:
         stats.conflicts += 1
         return
-    map_range(heap, b, size, CAUSE_RECORDED)
+    map_range(heap, b, size, _RECORDED)
     stats.mapped_block = b
 
 
@@ -294,7 +323,7 @@ def _unmap(heap: Heap, ptr: int, size: int) -> None:
         b = heap.free_blocks[at]
         block = heap.blocks[b]
         if block.expandable_segment != NULL and ptr + size <= block.ptr + block.size:
-            unmap_range(heap, b, ptr, ptr + size, CAUSE_RECORDED)
+            unmap_range(heap, b, ptr, ptr + size, _RECORDED)
             if block.prev == NULL and block.next == NULL:
                 release_expandable_segment(heap, b)
             return
@@ -309,16 +338,16 @@ def _segment_free(heap: Heap, ptr: int, size: int) -> None:
         block = heap.blocks[b]
         whole = block.prev == NULL and block.next == NULL and block.expandable_segment == NULL
         if whole and block.ptr == ptr and block.size == size:
-            release_block(heap, b, CAUSE_RECORDED)
+            release_block(heap, b, _RECORDED)
             return
     heap.stats[0].conflicts += 1
 
 
-@compiled
+@compiled_entry
 def run_recorded(
     heap: Heap,
     steps: Steps,
-    block_of: NDArray[np.int32],
+    block_of: NDArray[np.int64],
     effects: NDArray[Any],
     start: int,
     stop: int,
@@ -327,7 +356,7 @@ def run_recorded(
     """Replay events ``start`` to ``stop``; returns where it stopped: earlier, if the heap needs more room.
 
     Args:
-        block_of: int32[births], the row of each block by its birth; kept up to date.
+        block_of: int64[births], the row of each block by its birth; kept up to date.
         effects: EFFECT[n]; written to where ``writes_effects``.
     """
     for i in range(start, stop):
@@ -339,12 +368,13 @@ def run_recorded(
         stats.merged_before = 0
         stats.merged_after = 0
         action = steps.action[i]
-        block_size, predicted = 0, NULL
+        block_size, predicted, private_pool = 0, NULL, steps.private_pool[i]
         if action == ALLOC:
             b = _alloc(heap, steps, i)
             block_of[steps.birth[i]] = b
             block_size = heap.blocks[b].size
             predicted = stats.predicted
+            private_pool = heap.pools[heap.blocks[b].pool].private_pool
         elif action in (FREE_REQUESTED, FREE_COMPLETED):
             birth = steps.birth[i]
             b = block_of[birth] if birth >= 0 else NULL
@@ -366,7 +396,7 @@ def run_recorded(
                 insert_into_blocks(heap, stats.fresh)
             pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
             stats.fresh = new_segment(
-                heap, pool, steps.stream[i], steps.address[i], steps.entry_size[i], CAUSE_RECORDED
+                heap, pool, steps.stream[i], steps.address[i], steps.entry_size[i], _RECORDED
             )
             block_size = steps.entry_size[i]
         elif action == SEGMENT_MAP:
@@ -391,6 +421,7 @@ def run_recorded(
             row.merged_before = stats.merged_before
             row.merged_after = stats.merged_after
             row.predicted = predicted
+            row.private_pool = private_pool
             row.allocated_bytes = stats.allocated_bytes
             row.active_bytes = stats.active_bytes
             row.requested_bytes = stats.requested_bytes

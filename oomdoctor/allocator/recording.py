@@ -36,9 +36,9 @@ class Recording:
         snapshot, device: where it is from.
         events: oldest first.
         streams: uint64[s], the stream handles that occur, ascending; ranks refer to it.
-        stream: int32[n], rank of each event's stream.
+        stream: int64[n], rank of each event's stream.
         pools: the ids of the private pools that occur; pool p of the replay is ``pools[p - 1]``.
-        private_pool: int32[n], 0 for the default pools.
+        private_pool: int64[n], 0 for the default pools.
         birth: int64[n], see the module; -1 for events that speak of no block.
         older: int64[k], addresses of the blocks that were there before and are freed in the trace; block k
             has birth n + k.
@@ -49,9 +49,9 @@ class Recording:
     device: int
     events: Events
     streams: NDArray[np.uint64]
-    stream: NDArray[np.int32]
+    stream: NDArray[np.int64]
     pools: tuple[tuple[int, int], ...]
-    private_pool: NDArray[np.int32]
+    private_pool: NDArray[np.int64]
     birth: NDArray[np.int64]
     older: NDArray[np.int64]
     notes: tuple[str, ...] = ()
@@ -63,12 +63,12 @@ class Recording:
         """Rows of this device's segments in the snapshot."""
         return np.flatnonzero(self.snapshot.segments.device == self.device)
 
-    def stream_rank(self, handles: NDArray[np.int64]) -> NDArray[np.int32]:
-        return np.searchsorted(self.streams, handles.view(np.uint64)).astype(np.int32)
+    def stream_rank(self, handles: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self.streams, handles.view(np.uint64)).astype(np.int64)
 
-    def pool_number(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+    def pool_number(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of private pools from their ids, int64[m, 2]."""
-        out = np.zeros(len(ids), np.int32)
+        out = np.zeros(len(ids), np.int64)
         for number, (first, second) in enumerate(self.pools, start=1):
             out[(ids[:, 0] == first) & (ids[:, 1] == second)] = number
         return out
@@ -88,9 +88,9 @@ def recording_of(snapshot: Snapshot, device: int) -> Recording:
         device=device,
         events=events,
         streams=streams,
-        stream=np.searchsorted(streams, events.stream.view(np.uint64)).astype(np.int32),
+        stream=np.searchsorted(streams, events.stream.view(np.uint64)).astype(np.int64),
         pools=_private_pools(events, snapshot.segments.pool[rows]),
-        private_pool=np.zeros(len(events), np.int32),
+        private_pool=np.zeros(len(events), np.int64),
         birth=birth,
         older=older,
         notes=tuple(notes),
@@ -162,7 +162,7 @@ def _private_pools(events: Events, segment_pools: NDArray[np.int64]) -> tuple[tu
     )
 
 
-def _pools_of_events(recording: Recording) -> NDArray[np.int32]:
+def _pools_of_events(recording: Recording) -> NDArray[np.int64]:
     """Stated since 2.12. Before, the private segments of the final state tell it of what lies in them."""
     events = recording.events
     out = recording.pool_number(events.pool)
@@ -185,7 +185,7 @@ def _pools_of_events(recording: Recording) -> NDArray[np.int32]:
 
 
 def capturing_pools(recording: Recording, torch: TorchVersion) -> NDArray[np.uint8]:
-    """uint8[1 + private pools]: whether a retry for a request to this pool releases nothing.
+    """uint8[2 + private pools]: whether a retry for a request to this pool releases nothing.
 
     So it is while a graph is being captured; before 2.13 whenever any private pool takes requests (pull
     181830). A pool that a capture made for itself has an id of its own kind, (number, 0). One made beforehand
@@ -193,8 +193,9 @@ def capturing_pools(recording: Recording, torch: TorchVersion) -> NDArray[np.uin
     cannot be captured (cudaErrorStreamCaptureUnsupported), so a pool with a request on it is no graph's.
     """
     rules = rules_of(torch)
-    out = np.zeros(1 + len(recording.pools), np.uint8)
-    on_default = np.zeros(1 + len(recording.pools), np.bool_)
+    out = np.zeros(2 + len(recording.pools), np.uint8)
+    out[-1] = 1  # for one that the recording shows without naming it
+    on_default = np.zeros(2 + len(recording.pools), np.bool_)
     on_default[recording.private_pool[recording.events.stream == 0]] = True
     for number, (_, second) in enumerate(recording.pools, start=1):
         out[number] = rules.routing_keeps_cache or second == 0 or not on_default[number]

@@ -139,7 +139,9 @@ def requests_of(history: History, torch: Optional[TorchVersion] = None) -> Reque
                 extra_ops.append((at, OP_EMPTY_CACHE, 0))
     event = np.concatenate([kept, np.array([at for at, _, _ in extra_ops], np.int64)]).astype(np.int64)
     ops = np.concatenate([op[kept], np.array([code for _, code, _ in extra_ops], np.uint8)])
-    pool = np.concatenate([recording.private_pool[kept], np.array([p for _, _, p in extra_ops], np.int32)])
+    pool = np.concatenate(
+        [history.effects["private_pool"][kept], np.array([p for _, _, p in extra_ops], np.int64)]
+    )
     order = np.argsort(event, kind="stable")
     event, ops, pool = event[order], ops[order], pool[order]
     return Requests(
@@ -148,7 +150,7 @@ def requests_of(history: History, torch: Optional[TorchVersion] = None) -> Reque
         birth=recording.birth[event],
         requested_size=events.entry_size[event],
         stream=recording.stream[event],
-        private_pool=pool.astype(np.int32),
+        private_pool=pool.astype(np.int64),
         capturing=capturing_pools(recording, torch or history.torch)[pool],
     )
 

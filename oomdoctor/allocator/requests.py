@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.compiled import compiled
+from oomdoctor.allocator.compiled import compiled_entry
 from oomdoctor.allocator.heap import (
     empty_cache,
     empty_pool,
@@ -44,8 +44,8 @@ class Requests(NamedTuple):
         event: int64[m], where in the recording.
         birth: int64[m], of the block concerned; -1 for none.
         requested_size: int64[m], bytes.
-        stream: int32[m], rank of the handle.
-        private_pool: int32[m], 0 for the default pools.
+        stream: int64[m], rank of the handle.
+        private_pool: int64[m], 0 for the default pools.
         capturing: uint8[m], whether cached blocks may not be released for it.
     """
 
@@ -53,8 +53,8 @@ class Requests(NamedTuple):
     event: NDArray[np.int64]
     birth: NDArray[np.int64]
     requested_size: NDArray[np.int64]
-    stream: NDArray[np.int32]
-    private_pool: NDArray[np.int32]
+    stream: NDArray[np.int64]
+    private_pool: NDArray[np.int64]
     capturing: NDArray[np.uint8]
 
     @property
@@ -75,11 +75,11 @@ TOTALS = np.dtype(
 )
 
 
-@compiled
+@compiled_entry
 def run_requests(
     heap: Heap,
     requests: Requests,
-    block_of: NDArray[np.int32],
+    block_of: NDArray[np.int64],
     totals: NDArray[Any],
     start: int,
     stops_at_oom: bool,
@@ -89,7 +89,7 @@ def run_requests(
     It also stops where the heap needs more room, to be called again with a larger one.
 
     Args:
-        block_of: int32[births], the row of each block by its birth; kept up to date.
+        block_of: int64[births], the row of each block by its birth; kept up to date.
         totals: TOTALS[m], or of length 0: not wanted.
     """
     stats = heap.stats[0]

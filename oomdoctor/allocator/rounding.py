@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.compiled import compiled
+from oomdoctor.allocator.compiled import compiled, compiled_entry
 from oomdoctor.allocator.constants import MIN_BLOCK_SIZE
 
 
@@ -51,7 +51,7 @@ def rounded(size: int, divisions: NDArray[Any], unrounded_division_of_one: bool)
     return MIN_BLOCK_SIZE * ((size + MIN_BLOCK_SIZE - 1) // MIN_BLOCK_SIZE)
 
 
-@compiled
+@compiled_entry
 def _rounded_all(
     sizes: NDArray[Any], divisions: NDArray[Any], unrounded_division_of_one: bool
 ) -> NDArray[Any]:

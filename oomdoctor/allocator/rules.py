@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from oomdoctor.allocator.torch_version import TorchVersion
+
 # Between free blocks of one stream and size, which is taken first (BlockComparatorSize).
 TIE_ADDRESS, TIE_BLOCK_COUNTER, TIE_SEGMENT_COUNTER = range(3)
-
-TorchVersion = tuple[int, int]
-
-NEWEST: TorchVersion = (2, 15)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.compiled import compiled
+from oomdoctor.allocator.compiled import compiled_entry
 from oomdoctor.allocator.heap import insert_into_blocks, new_block, new_segment_counter, unmapped_insert
 from oomdoctor.allocator.heap_layout import FIRST_PRIVATE, NULL, Heap, new_heap
 from oomdoctor.allocator.initial import ALLOCATED, FREE, PENDING, UNMAPPED, InitialState
@@ -15,7 +15,7 @@ from oomdoctor.allocator.initial import ALLOCATED, FREE, PENDING, UNMAPPED, Init
 _ROW = np.dtype(
     [
         ("ptr", np.int64), ("size", np.int64), ("requested_size", np.int64), ("birth", np.int64),
-        ("pool", np.int32), ("stream", np.int32), ("expandable_segment", np.int32),
+        ("pool", np.int64), ("stream", np.int64), ("expandable_segment", np.int64),
         ("kind", np.uint8), ("first", np.uint8),
     ]
 )  # fmt: skip
@@ -25,7 +25,8 @@ def started_heap(config: NDArray[Any], private_pools: int, initial: InitialState
     """The heap at the beginning of the trace."""
     rows = _rows(initial)
     reserves = [i for i, _ in enumerate(initial.reserves)]
-    heap = new_heap(config, private_pools, rows=max(1024, 4 * len(rows)))
+    # One more than the recording names, for those that it does not name but shows.
+    heap = new_heap(config, private_pools + 1, rows=max(1024, 4 * len(rows)))
     if len(reserves) + 8 > len(heap.expandable):
         heap = heap._replace(expandable=np.zeros(2 * len(reserves) + 16, heap.expandable.dtype))
     for i, (start, end) in enumerate(initial.reserves):
@@ -110,7 +111,7 @@ def _reserve_of(reserves: tuple[tuple[int, int], ...], address: int) -> int:
     return next(i for i, (start, end) in enumerate(reserves) if start <= address < end)
 
 
-@compiled
+@compiled_entry
 def _build(heap: Heap, rows: NDArray[Any]) -> None:
     stats = heap.stats[0]
     previous = NULL
@@ -165,10 +166,10 @@ def _build(heap: Heap, rows: NDArray[Any]) -> None:
     stats.peak_inactive_split_bytes = stats.inactive_split_bytes
 
 
-@compiled
+@compiled_entry
 def block_rows_of_births(heap: Heap, births: int) -> NDArray[Any]:
-    """int32[births]: the row of each block that is there, by its birth; -1 for the others."""
-    out = np.full(births, NULL, np.int32)
+    """int64[births]: the row of each block that is there, by its birth; -1 for the others."""
+    out = np.full(births, NULL, np.int64)
     for b in range(len(heap.blocks)):
         block = heap.blocks[b]
         if block.used and block.alloc_event >= 0:
