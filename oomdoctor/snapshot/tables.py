@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
-from operator import contains
-from typing import Optional, Protocol
+from typing import Any, Optional, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,28 +50,33 @@ class RowTable:
 
     def __init__(self, rows: Sequence[Row], source: Source) -> None:
         self._rows, self._source = rows, source
+        self._keys = {key for key in set().union(*rows) if type(key) is str}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def keys(self) -> set[str]:
-        return {key for key in set().union(*self._rows) if type(key) is str}
+        return self._keys
 
     def integers(self, key: str, default: int, instead: Optional[str] = None) -> NDArray[np.int64]:
-        if instead is None or all(map(contains, self._rows, repeat(key))):
-            column = values(self._rows, key, default)
-        else:
+        if instead in self._keys:
             column = [row[key] if key in row else row.get(instead, default) for row in self._rows]
+        else:
+            column = self._values(key, default)
         return integers(column, key, self._source, default=default)
 
     def codes(self, key: str, table: dict[str, int], unknown: Unknown) -> NDArray[np.uint8]:
-        return codes(values(self._rows, key, "unknown"), table, unknown, key, self._source)
+        return codes(self._values(key, "unknown"), table, unknown, key, self._source)
 
     def pairs(self, key: str, default: tuple[int, int]) -> NDArray[np.int64]:
-        return pairs(values(self._rows, key, default), key, self._source, default)
+        return pairs(self._values(key, default), key, self._source, default)
 
     def texts(self, key: str, texts: TextTable) -> NDArray[np.int32]:
-        return texts.column(values(self._rows, key, ""))
+        return texts.column(self._values(key, ""))
 
     def stacks(self, key: str, stacks: StackTable) -> NDArray[np.int32]:
-        return stacks.column(values(self._rows, key, None))
+        return stacks.column(self._values(key, None))
+
+    def _values(self, key: str, default: Any) -> list[Any]:
+        # Most recordings lack some of the fields altogether.
+        return values(self._rows, key, default) if key in self._keys else [default] * len(self._rows)
