@@ -6,7 +6,6 @@ rules are left, each is tried, and those stay whose rules reproduce the most rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -25,7 +24,7 @@ from oomdoctor.allocator.torch_version import (
 )
 from oomdoctor.errors import SettingsError, UsageError
 from oomdoctor.run.sources import SnapshotSource
-from oomdoctor.snapshot import Snapshot, read_snapshot
+from oomdoctor.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -70,27 +69,18 @@ class DeviceHistory:
         return Conditions(capacity=capacity, total_memory=total, memory_fraction=self.memory_fraction)
 
 
-def load(
-    source: SnapshotSource, device: Optional[int] = None, torch: Optional[TorchVersion] = None
-) -> Iterator[DeviceHistory]:
-    """The devices of a snapshot, in order.
+def load_device(
+    snapshot: Snapshot, source: SnapshotSource, device: int, torch: Optional[TorchVersion] = None
+) -> DeviceHistory:
+    """One device of a snapshot.
 
     Args:
-        device: only this one.
         torch: the release that recorded it, where the caller knows.
 
     Raises:
-        InputError: the file cannot be read.
-        UsageError: it has no such device, or that release cannot have written it.
+        UsageError: that release cannot have written it.
     """
-    snapshot = read_snapshot(source.path)
-    devices = snapshot.devices()
-    if device is not None and device not in devices:
-        there = ", ".join(map(str, devices)) or "none"
-        raise UsageError(f"there is no device {device}", where=source.path, next_step=f"it has {there}")
-    bounds = release_of(snapshot, source, torch)
-    for one in devices if device is None else [device]:
-        yield _device_history(snapshot, source, one, bounds)
+    return _device_history(snapshot, source, device, release_of(snapshot, source, torch))
 
 
 def release_of(

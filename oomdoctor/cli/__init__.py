@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("oomdoctor.cli.trace", "Run a command and record its GPU memory."),
     "rehearse": ("oomdoctor.cli.rehearse", "Run a command on GPUs that are not there, and record it."),
     "explain": ("oomdoctor.cli.explain", "Explain an out-of-memory message, a log or a recorded run."),
+    "inspect": ("oomdoctor.cli.inspect", "Show the allocator's state at any event of a recording."),
+    "replay": ("oomdoctor.cli.replay", "Replay a recording, under other settings if you like."),
     "dump": ("oomdoctor.cli.dump", "Ask the processes of a running recording for a snapshot now."),
     "env": ("oomdoctor.cli.env", "Print the variables that record where no launcher can stand in front."),
 }

@@ -9,6 +9,7 @@ c10/cuda/CUDACachingAllocator.cpp). An expandable segment can give back the midd
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from oomdoctor.diagnosis.by_stack import Place, places
 from oomdoctor.diagnosis.state import DeviceState
 from oomdoctor.snapshot.model import INACTIVE
+from oomdoctor.snapshot.stacks import Stacks
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,50 @@ class Pin:
     alone: int
 
 
+@dataclass(frozen=True)
+class BlockColumns:
+    """Blocks in the order of their segments and, within one, of addresses, whatever table they are from.
+
+    Attributes:
+        segment: int[n], from 0 to ``segments`` - 1.
+        block_size: int64[n], bytes.
+        stack: int32[n], where it was allocated.
+        live, hole: bool[n]; a hole is a free block in a segment that holds a live one.
+        expandable: bool[n], of an expandable segment.
+        segments: how many.
+    """
+
+    segment: NDArray[Any]
+    block_size: NDArray[np.int64]
+    stack: NDArray[np.int32]
+    live: NDArray[np.bool_]
+    hole: NDArray[np.bool_]
+    expandable: NDArray[np.bool_]
+    segments: int
+
+
 def pins(state: DeviceState) -> list[Pin]:
     """Who keeps holes open on a device, the most bytes of holes first.
 
     The default pool and private ones alike; blocks that wait for another stream pin as live ones do.
     """
-    snapshot, blocks = state.snapshot, state.snapshot.blocks
-    hole_bytes, cell, rows = _cells(state)
-    found, index = places(snapshot.stacks, blocks.stack[rows])
+    blocks = state.snapshot.blocks
+    columns = BlockColumns(
+        segment=blocks.segment,
+        block_size=blocks.block_size,
+        stack=blocks.stack,
+        live=state.blocks & (blocks.state != INACTIVE),
+        hole=state.blocks & (blocks.state == INACTIVE) & state.in_use[blocks.segment],
+        expandable=state.snapshot.segments.is_expandable[blocks.segment],
+        segments=len(state.snapshot.segments),
+    )
+    return pins_of(columns, state.snapshot.stacks)
+
+
+def pins_of(blocks: BlockColumns, stacks: Stacks) -> list[Pin]:
+    """As :func:`pins`, from any table of blocks."""
+    hole_bytes, cell, rows = _cells(blocks)
+    found, index = places(stacks, blocks.stack[rows])
     pairs = np.unique(np.stack([cell, index], axis=1), axis=0) if len(rows) else np.empty((0, 2), np.int64)
     places_in_cell = np.bincount(pairs[:, 0], minlength=len(hole_bytes))
     keeps_open = np.zeros(len(found), dtype=np.int64)
@@ -69,17 +107,14 @@ def pins(state: DeviceState) -> list[Pin]:
     ]
 
 
-def _cells(state: DeviceState) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _cells(blocks: BlockColumns) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """What live blocks hold open together: a whole segment, or one hole of an expandable segment.
 
     Returns:
         bytes of holes by cell; and, in parallel, cells and the live blocks (rows) that stand in them.
     """
-    blocks = state.snapshot.blocks
-    expandable = state.snapshot.segments.is_expandable[blocks.segment]
-    live = state.blocks & (blocks.state != INACTIVE)
-    hole = state.blocks & (blocks.state == INACTIVE) & state.in_use[blocks.segment]
-    segments = len(state.snapshot.segments)
+    expandable, live, hole = blocks.expandable, blocks.live, blocks.hole
+    segments = blocks.segments
     of_segment = np.zeros(segments, dtype=np.int64)
     plain = hole & ~expandable
     np.add.at(of_segment, blocks.segment[plain], blocks.block_size[plain])
@@ -87,7 +122,7 @@ def _cells(state: DeviceState) -> tuple[NDArray[np.int64], NDArray[np.int64], ND
     single = np.flatnonzero(hole & expandable)
     cells, rows = [blocks.segment[standing].astype(np.int64)], [standing]
     for step in (-1, 1):
-        beside = np.clip(single + step, 0, max(len(blocks) - 1, 0))
+        beside = np.clip(single + step, 0, max(len(live) - 1, 0))
         same = live[beside] & (blocks.segment[beside] == blocks.segment[single])
         cells.append(np.flatnonzero(same) + segments)
         rows.append(beside[same])

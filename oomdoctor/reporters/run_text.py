@@ -6,15 +6,13 @@ import re
 import textwrap
 from typing import Optional
 
-from oomdoctor.diagnosis.by_stack import Place
 from oomdoctor.diagnosis.device_report import DeviceReport
-from oomdoctor.diagnosis.frames import frame_text, short_path
 from oomdoctor.diagnosis.model import Basis, Finding, Verdict
 from oomdoctor.diagnosis.run import Case, RunDiagnosis
 from oomdoctor.diagnosis.run_ended import Ended
 from oomdoctor.diagnosis.state import Compartment
 from oomdoctor.reporters.ink import Ink
-from oomdoctor.units import GIB, format_bytes
+from oomdoctor.reporters.parts import place_lines, size_text
 
 WIDTH = 80
 _BAR = 16
@@ -101,9 +99,9 @@ def _others_alike(cases: list[Case], ink: Ink) -> str:
     lines = [ink(head, "bold")]
     for case in cases[:most]:
         facts = case.diagnosis.facts
-        figures = f"{_size(facts.allocated_bytes)} allocated, {_size(facts.free_bytes)} free"
+        figures = f"{size_text(facts.allocated_bytes)} allocated, {size_text(facts.free_bytes)} free"
         if is_oom:
-            figures = f"{_size(facts.requested_bytes)} wanted, {figures}"
+            figures = f"{size_text(facts.requested_bytes)} wanted, {figures}"
         who = f"GPU {'-' if facts.device is None else facts.device}, {case.where}"
         lines.append(f"  {who[: 78 - len(figures) - 2]}: {figures}")
     if len(cases) > most:
@@ -131,8 +129,8 @@ def _table(run: RunDiagnosis, ink: Ink) -> str:
         facts = case.diagnosis.facts
         device = "-" if facts.device is None else str(facts.device)
         lines.append(
-            f"  {case.where[:26]:<26} {device:>3}  {_size(facts.requested_bytes):>11} "
-            f"{_size(facts.free_bytes):>11}  {case.diagnosis.verdict}"
+            f"  {case.where[:26]:<26} {device:>3}  {size_text(facts.requested_bytes):>11} "
+            f"{size_text(facts.free_bytes):>11}  {case.diagnosis.verdict}"
         )
     return "\n".join(lines)
 
@@ -200,16 +198,16 @@ def _picture(case: Case, ink: Ink) -> str:
         if report is not None:
             holes = "1 hole" if report.holes == 1 else f"{report.holes:,} holes"
             largest = max(c.largest_free for c in report.compartments)
-            note = f"{holes if report.hole_bytes else 'cached'}, max {_size(largest)}"
+            note = f"{holes if report.hole_bytes else 'cached'}, max {size_text(largest)}"
             note = "" if report.counted_back else note
         rows.append(("free in pools", unallocated, note, basis, "yellow"))
     if account.not_pytorch is not None:
         note = "context, NCCL, others"
         if account.others_listed:
             others = account.others_known or 0
-            note = f"others {_size(others)}" if others else "context, NCCL"
+            note = f"others {size_text(others)}" if others else "context, NCCL"
             if len(account.others) == 1 and others:
-                note = f"pid {account.others[0].pid} {_size(others)}"
+                note = f"pid {account.others[0].pid} {size_text(others)}"
         label = "not PyTorch's"
         if _is_uncached(case):
             label, note = "not cached", "tensors, context, others"
@@ -221,12 +219,12 @@ def _picture(case: Case, ink: Ink) -> str:
         bar = ink("█" * _bar(size, whole), colour)
         # Colour codes take no room on the screen: pad by what is seen.
         gap = " " * (_BAR - _bar(size, whole))
-        text = f"  {label:<13} {_size(size):>11}  {bar}{gap}{note[:_NOTE]:<{_NOTE}}"
+        text = f"  {label:<13} {size_text(size):>11}  {bar}{gap}{note[:_NOTE]:<{_NOTE}}"
         lines.append(text + ink(f"{basis:>10}", "dim"))
     if account.total is not None:
-        lines.append(f"  {'capacity':<13} {_size(account.total):>11}")
+        lines.append(f"  {'capacity':<13} {size_text(account.total):>11}")
     if account.has_limit:
-        lines.append(f"  {'allowed':<13} {_size(account.limit):>11}")
+        lines.append(f"  {'allowed':<13} {size_text(account.limit):>11}")
     return "\n".join(lines)
 
 
@@ -256,12 +254,13 @@ def _pools(report: DeviceReport, ink: Ink) -> str:
     shown = report.compartments[:_ROWS]
     for c in shown:
         lines.append(
-            f"  {_pool_name(report, c):<22}{_size(c.reserved):>12}{_size(c.allocated + c.pending):>12}"
-            f"{_size(c.free):>12}{c.holes:>7,}{_size(c.largest_free):>12}"
+            f"  {_pool_name(report, c):<22}{size_text(c.reserved):>12}"
+            f"{size_text(c.allocated + c.pending):>12}{size_text(c.free):>12}"
+            f"{c.holes:>7,}{size_text(c.largest_free):>12}"
         )
     if len(report.compartments) > len(shown):
         rest = report.compartments[len(shown) :]
-        lines.append(f"  {len(rest)} more: {_size(sum(c.reserved for c in rest))} reserved")
+        lines.append(f"  {len(rest)} more: {size_text(sum(c.reserved for c in rest))} reserved")
     return "\n".join(lines)
 
 
@@ -276,8 +275,8 @@ def _pool_name(report: DeviceReport, c: Compartment) -> str:
 def _pins(report: DeviceReport, ink: Ink) -> str:
     lines = [ink(f"{'Holes kept open by':<49}{'holes':>12}{'alone':>12}{'blocks':>7}", "bold")]
     for pin in report.pins[:_ROWS]:
-        first, *rest = _place(pin.place, 46)
-        lines.append(f"  {first:<47}{_size(pin.keeps_open):>12}{_size(pin.alone):>12}{pin.count:>7,}")
+        first, *rest = place_lines(pin.place, 46)
+        lines.append(f"  {first:<47}{size_text(pin.keeps_open):>12}{size_text(pin.alone):>12}{pin.count:>7,}")
         lines += [ink(f"    {line}", "dim") for line in rest]
     return "\n".join(lines)
 
@@ -285,33 +284,15 @@ def _pins(report: DeviceReport, ink: Ink) -> str:
 def _live(report: DeviceReport, ink: Ink) -> str:
     lines = [ink(f"{'Live, by where it was allocated':<61}{'bytes':>12}{'blocks':>7}", "bold")]
     for live in report.live[:_ROWS]:
-        first, *rest = _place(live.place, 58)
-        lines.append(f"  {first:<59}{_size(live.bytes):>12}{live.count:>7,}")
+        first, *rest = place_lines(live.place, 58)
+        lines.append(f"  {first:<59}{size_text(live.bytes):>12}{live.count:>7,}")
         lines += [ink(f"    {line}", "dim") for line in rest]
     if report.places > _ROWS:
         left = report.account.allocated + report.account.pending
         left -= sum(live.bytes for live in report.live[:_ROWS])
         more = "1 more place" if report.places == _ROWS + 1 else f"{report.places - _ROWS:,} more places"
-        lines.append(f"  {more:<59}{_size(left):>12}")
+        lines.append(f"  {more:<59}{size_text(left):>12}")
     return "\n".join(lines)
-
-
-def _place(place: Place, width: int) -> list[str]:
-    """A place in a line for each frame; of what is too long the folders go first."""
-    if not place.is_known:
-        return ["(no stack recorded)"]
-    lines = []
-    for frame in place.frames:
-        line = frame_text(frame)
-        folders = short_path(frame.filename).split("/")
-        while len(line) > width and len(folders) > 1:
-            folders = folders[1:]
-            line = f"{frame.name}  …/{'/'.join(folders)}:{frame.line}"
-        if len(line) > width:
-            end = f"{folders[-1]}:{frame.line}"[-(width - 10) :]
-            line = f"{frame.name[: width - len(end) - 3]}…  {end}"
-        lines.append(line)
-    return lines
 
 
 def _worth_a_line(finding: Finding) -> bool:
@@ -326,10 +307,12 @@ def _bullet(summary: str, basis: Basis) -> str:
 def _beside(report: DeviceReport) -> str:
     """Another device of the process, in a sentence: a model spread badly shows here."""
     account = report.account
-    said = f"- GPU {report.device} at that moment: {_size(account.allocated + account.pending)} allocated, "
-    said += f"{_size(account.free_default + account.free_private)} free in pools"
+    said = (
+        f"- GPU {report.device} at that moment: {size_text(account.allocated + account.pending)} allocated, "
+    )
+    said += f"{size_text(account.free_default + account.free_private)} free in pools"
     if account.free is not None and account.total is not None:
-        said += f", {_size(account.free)} of {_size(account.total)} free"
+        said += f", {size_text(account.free)} of {size_text(account.total)} free"
     return textwrap.fill(said + ".", WIDTH, subsequent_indent="  ")
 
 
@@ -377,7 +360,3 @@ def _problems(problems: tuple[str, ...], ink: Ink) -> str:
     if len(problems) > 8:
         lines.append(f"  {len(problems) - 8} more: --json has all of them.")
     return "\n".join(lines)
-
-
-def _size(size: Optional[int]) -> str:
-    return "-" if size is None else format_bytes(size) if size < 10_000 * GIB else f"{size / GIB:.0f} GiB"

@@ -1,0 +1,140 @@
+"""A recording beside itself under other settings, another capacity, another release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from oomdoctor.allocator.loading import DeviceHistory, recorded_settings
+from oomdoctor.allocator.release_bounds import named
+from oomdoctor.allocator.replay import Outcome, recorded_outcome, replay
+from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.allocator.torch_version import TorchVersion
+from oomdoctor.errors import InputError, SettingsError, UsageError
+from oomdoctor.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be different; None for as recorded.
+
+    Attributes:
+        alloc_conf: a text as in ``PYTORCH_CUDA_ALLOC_CONF``.
+        capacity: bytes that PyTorch may reserve.
+        torch: the release whose rules are to hold.
+        memory_fraction: of ``set_per_process_memory_fraction``.
+        total_bytes: of the device, what fractions are of; changes nothing by itself.
+    """
+
+    alloc_conf: Optional[str] = None
+    capacity: Optional[int] = None
+    torch: Optional[TorchVersion] = None
+    memory_fraction: Optional[float] = None
+    total_bytes: Optional[int] = None
+
+    @property
+    def changes_something(self) -> bool:
+        return any(
+            value is not None for value in (self.alloc_conf, self.capacity, self.torch, self.memory_fraction)
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The figures of a recording, and those under what was asked.
+
+    Attributes:
+        recorded: of the recording itself.
+        simulated: under what was asked; None where nothing was, or there is nothing to replay.
+        alloc_conf: the settings text that holds.
+        torch: the release whose rules hold.
+        warnings: about the settings text.
+        notes: what a reader has to know, those of the recording included.
+    """
+
+    device: DeviceHistory
+    asked: Asked
+    recorded: Outcome
+    simulated: Optional[Outcome]
+    alloc_conf: str
+    torch: TorchVersion
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The answer: simulated where something was asked."""
+        return self.simulated or self.recorded
+
+
+def compare(device: DeviceHistory, asked: Asked) -> Comparison:
+    """Replay a device under what was asked, if anything.
+
+    Raises:
+        SettingsError: that release of torch rejects the settings.
+        UsageError: they switch to another allocator.
+        InputError: something was asked of a device without history.
+    """
+    history = device.history
+    torch = asked.torch or history.torch
+    settings = recorded_settings(history.recording.snapshot, device.source, torch)
+    alloc_conf = settings.text
+    warnings: tuple[str, ...] = ()
+    notes = list(device.notes)
+    if asked.alloc_conf is not None:
+        parsed = parse_settings(asked.alloc_conf, torch, "--alloc-conf")
+        settings, alloc_conf = parsed.settings, asked.alloc_conf
+        warnings = tuple(warning.summary for warning in parsed.warnings)
+        if settings.backend != "native":
+            raise UsageError(
+                f"a replay knows PyTorch's own allocator, not backend:{settings.backend}",
+                where="--alloc-conf",
+            )
+        notes += _rejected_by_oldest(device, asked)
+    recorded = recorded_outcome(history)
+    simulated = None
+    if asked.changes_something and not device.has_events:
+        raise InputError(
+            f"no history was recorded for device {device.device}: there is nothing to replay",
+            where=device.source.path,
+            next_step="record one: oomdoctor trace -- COMMAND",
+        )
+    if asked.changes_something:
+        conditions = device.conditions(asked.capacity)
+        if asked.memory_fraction is not None:
+            conditions = replace(conditions, memory_fraction=asked.memory_fraction)
+        if asked.total_bytes is not None:
+            conditions = replace(conditions, total_memory=asked.total_bytes)
+        fraction = conditions.memory_fraction
+        fraction = settings.per_process_memory_fraction if fraction is None else fraction
+        if fraction < 1.0 and conditions.total_memory is None and asked.capacity is None:
+            notes.append(
+                f"a memory fraction of {fraction:g} is set, and how much the device has is not known: without"
+                " --total there is no limit"
+            )
+        held = sum(piece.end - piece.start for piece in history.initial.pieces)
+        if asked.capacity is not None and held > asked.capacity:
+            notes.append(f"{format_bytes(held)} were reserved when the trace began, more than this capacity")
+        simulated = replay(history, settings, conditions, torch).outcome
+    return Comparison(
+        device=device,
+        asked=asked,
+        recorded=recorded,
+        simulated=simulated,
+        alloc_conf=alloc_conf,
+        torch=torch,
+        warnings=warnings,
+        notes=tuple(notes),
+    )
+
+
+def _rejected_by_oldest(device: DeviceHistory, asked: Asked) -> list[str]:
+    """The text is read as the newest possible release does; the oldest may know less."""
+    oldest = device.torch.oldest
+    if asked.torch is not None or device.torch.is_exact or asked.alloc_conf is None:
+        return []
+    try:
+        parse_settings(asked.alloc_conf, oldest, "--alloc-conf")
+    except SettingsError as error:
+        return [f"if it was torch {named(oldest)} that recorded this: {error.what}"]
+    return []

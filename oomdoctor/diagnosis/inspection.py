@@ -1,0 +1,140 @@
+"""The state of a device at any event of its recording, with what a person asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oomdoctor.allocator.loading import DeviceHistory
+from oomdoctor.allocator.moment import Moment, agrees_with_snapshot, moment_of
+from oomdoctor.diagnosis.by_stack import places
+from oomdoctor.diagnosis.model import Basis
+from oomdoctor.diagnosis.pinning import BlockColumns, Pin, pins_of
+from oomdoctor.errors import UsageError
+from oomdoctor.snapshot.model import UNKNOWN
+
+
+@dataclass(frozen=True)
+class PinWithAge:
+    """What pins holes, by place, and the age of its oldest block.
+
+    Attributes:
+        age_events, age_us: since it was allocated; UNKNOWN where a block is older than the trace, and for
+            ``age_us`` where no times were recorded.
+        is_older: whether one of the blocks is older than the trace.
+    """
+
+    pin: Pin
+    age_events: int
+    age_us: int
+    is_older: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One device at one moment.
+
+    Attributes:
+        basis: "recorded" where the state is that of the snapshot itself, else "replayed".
+        pins: what keeps holes open, the most bytes first.
+        notes: those of the recording and of this state.
+    """
+
+    device: DeviceHistory
+    moment: Moment
+    basis: Basis
+    pins: tuple[PinWithAge, ...]
+    notes: tuple[str, ...]
+
+
+def event_number(asked: Optional[int], events: int, where: str) -> int:
+    """How many events have happened: ``asked``, from the end where negative; all where None.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    if asked is None:
+        return events
+    after = asked + events if asked < 0 else asked
+    if not 0 <= after <= events:
+        there = f"the recording has {events:,} events: give 0 to {events}, or -1 to -{events} from the end"
+        if not events:
+            there = "no history was recorded, so only the final state is known; leave --event out"
+        raise UsageError(f"there is no state after {asked} events", where=where, next_step=there)
+    return after
+
+
+def inspect_device(device: DeviceHistory, event: Optional[int] = None) -> Inspection:
+    """The state after ``event`` events; see :func:`event_number`.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    history = device.history
+    after = event_number(event, len(history.recording), device.source.path)
+    moment = moment_of(history, after)
+    notes = list(device.notes)
+    agrees = agrees_with_snapshot(history)
+    if not agrees:
+        notes.append("the end of the replay is not the state in the snapshot, block by block")
+    if moment.layout.phantoms:
+        notes.append(
+            f"{moment.layout.phantoms:,} bytes of live blocks lie in no segment that the recording knows;"
+            " they are left out here"
+        )
+    at_end = after == len(history.recording) and agrees
+    return Inspection(
+        device=device,
+        moment=moment,
+        basis="recorded" if at_end else "replayed",
+        pins=_pins(moment),
+        notes=tuple(notes),
+    )
+
+
+def _pins(moment: Moment) -> tuple[PinWithAge, ...]:
+    layout = moment.layout
+    hole = layout.in_hole
+    stacks = moment.history.recording.snapshot.stacks
+    columns = BlockColumns(
+        segment=layout.segment,
+        block_size=layout.blocks["size"],
+        stack=moment.stack,
+        live=layout.live,
+        hole=hole,
+        expandable=layout.expandable,
+        segments=layout.segments,
+    )
+    rows = _standing(columns)
+    found, index = places(stacks, moment.stack[rows])
+    number = {place: i for i, place in enumerate(found)}
+    out = []
+    for pin in pins_of(columns, stacks):
+        mine = rows[index == number[pin.place]]
+        born = moment.birth[mine]
+        is_older = bool((born == UNKNOWN).any())
+        ages_us = moment.age_us[mine]
+        known = not is_older and bool((ages_us != UNKNOWN).all())
+        out.append(
+            PinWithAge(
+                pin=pin,
+                age_events=UNKNOWN if is_older else int(moment.age_events[mine].max()),
+                age_us=int(ages_us.max()) if known else UNKNOWN,
+                is_older=is_older,
+            )
+        )
+    return tuple(out)
+
+
+def _standing(blocks: BlockColumns) -> NDArray[np.intp]:
+    """Rows of the live blocks that pin a hole: see :mod:`oomdoctor.diagnosis.pinning`."""
+    has_hole = np.zeros(blocks.segments, np.bool_)
+    has_hole[blocks.segment[blocks.hole]] = True
+    beside = np.zeros(len(blocks.live), np.bool_)
+    beside[:-1] |= blocks.hole[1:] & (blocks.segment[1:] == blocks.segment[:-1])
+    beside[1:] |= blocks.hole[:-1] & (blocks.segment[1:] == blocks.segment[:-1])
+    pinning = np.where(blocks.expandable, beside, has_hole[blocks.segment])
+    return np.flatnonzero(blocks.live & pinning)

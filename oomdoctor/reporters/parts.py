@@ -1,0 +1,32 @@
+"""Pieces that several texts for people have in common."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from oomdoctor.diagnosis.by_stack import Place
+from oomdoctor.diagnosis.frames import frame_text, short_path
+from oomdoctor.units import GIB, format_bytes
+
+
+def place_lines(place: Place, width: int) -> list[str]:
+    """A place in a line for each frame; of what is too long the folders go first."""
+    if not place.is_known:
+        return ["(no stack recorded)"]
+    lines = []
+    for frame in place.frames:
+        line = frame_text(frame)
+        folders = short_path(frame.filename).split("/")
+        while len(line) > width and len(folders) > 1:
+            folders = folders[1:]
+            line = f"{frame.name}  …/{'/'.join(folders)}:{frame.line}"
+        if len(line) > width:
+            end = f"{folders[-1]}:{frame.line}"[-(width - 10) :]
+            line = f"{frame.name[: width - len(end) - 3]}…  {end}"
+        lines.append(line)
+    return lines
+
+
+def size_text(size: Optional[int]) -> str:
+    """A size for a column of tables; "-" where it is not known."""
+    return "-" if size is None else format_bytes(size) if size < 10_000 * GIB else f"{size / GIB:.0f} GiB"

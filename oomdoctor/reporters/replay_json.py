@@ -1,0 +1,50 @@
+"""``replay --json``: the contract ``oomdoctor.replay/1``. Sizes are bytes.
+
+Added to it: where the recording is from (``path``, ``process``, ``rank``, ``pid``, ``dump``, ``torch``),
+``basis``, ``rules_of_torch``, ``memory_fraction``, ``peak_requested_bytes``, ``num_device_alloc``,
+``num_device_free``, ``recorded`` (the recording's own figures where the others are replayed) and ``notes``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from oomdoctor.allocator.release_bounds import named
+from oomdoctor.allocator.what_if import Comparison
+from oomdoctor.reporters.recording_json import about
+
+Json = dict[str, Any]
+
+
+def render(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:
+    """The document as text."""
+    return json.dumps(document(comparisons, problems), indent=2, ensure_ascii=False)
+
+
+def document(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> Json:
+    """The document as plain values."""
+    return {
+        "schema": "oomdoctor.replay/1",
+        "devices": [_device(one) for one in comparisons],
+        "problems": list(problems),
+    }
+
+
+def _device(one: Comparison) -> Json:
+    fraction = one.asked.memory_fraction
+    return {
+        "device": one.device.device,
+        "alloc_conf": one.alloc_conf,
+        "capacity_bytes": one.asked.capacity,
+        "events": len(one.device.history.recording),
+        **about(one.device),
+        "basis": "replayed" if one.simulated else "recorded",
+        "rules_of_torch": named(one.torch),
+        "memory_fraction": one.device.memory_fraction if fraction is None else fraction,
+        **asdict(one.outcome),
+        "recorded": asdict(one.recorded) if one.simulated else None,
+        "notes": list(one.notes),
+    }

@@ -1,0 +1,121 @@
+"""``replay`` for a person: a table for each device, 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+from oomdoctor.allocator.release_bounds import named
+from oomdoctor.allocator.replay import FirstOom, Outcome
+from oomdoctor.allocator.what_if import Comparison
+from oomdoctor.reporters.ink import Ink
+from oomdoctor.reporters.parts import size_text
+from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
+from oomdoctor.units import format_bytes
+
+_ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
+    ("peak allocated", lambda o: size_text(o.peak_allocated_bytes)),
+    ("peak active", lambda o: size_text(o.peak_active_bytes)),
+    ("peak reserved", lambda o: size_text(o.peak_reserved_bytes)),
+    ("peak inactive split", lambda o: size_text(o.peak_inactive_split_bytes)),
+    ("allocated at the end", lambda o: size_text(o.final_allocated_bytes)),
+    ("reserved at the end", lambda o: size_text(o.final_reserved_bytes)),
+    ("retries", lambda o: f"{o.num_alloc_retries:,}"),
+    ("out of memory", lambda o: _survives(o.first_oom)),
+    ("cudaMalloc, cudaFree", lambda o: f"{o.segments_allocated:,}, {o.segments_freed:,}"),
+    ("and mapped, unmapped", lambda o: f"{o.num_device_alloc:,}, {o.num_device_free:,}"),
+)
+
+
+def render(comparisons: Sequence[Comparison], problems_found: Sequence[str], ink: Ink) -> str:
+    """The whole answer."""
+    parts = [_device(one, ink) for one in comparisons]
+    if not comparisons:
+        parts.append("Nothing is recorded: no segment, no event.")
+    return "\n\n".join(parts + problems(problems_found, ink))
+
+
+def _device(one: Comparison, ink: Ink) -> str:
+    device = one.device
+    head = f"{called(device)}: {_headline(one)}"
+    about = f"{release(device)}, {len(device.history.recording):,} events"
+    if device.source.dump:
+        about += f", snapshot {device.source.dump}"
+    lines = [ink(head, "bold"), ink(about, "dim"), "", filled(trust(device)), "", *_table(one, ink)]
+    said = _said(one)
+    if said:
+        lines += ["", filled(said)]
+    if one.notes and device.has_events:
+        lines += ["", *notes(one.notes)]
+    return "\n".join(lines)
+
+
+def _headline(one: Comparison) -> str:
+    if not one.device.has_events:
+        return f"{format_bytes(one.recorded.final_reserved_bytes)} reserved"
+    oom = one.outcome.first_oom
+    if oom is not None:
+        return f"out of memory at allocation {oom.alloc_index:,}"
+    reserved = format_bytes(one.outcome.peak_reserved_bytes)
+    if one.simulated is None:
+        return f"{reserved} reserved at the peak"
+    return f"survives, {reserved} reserved at the peak"
+
+
+def _table(one: Comparison, ink: Ink) -> list[str]:
+    columns = [("as recorded", one.recorded, "recorded")]
+    if one.simulated is not None:
+        columns.append(("as asked", one.simulated, "replayed"))
+    lines = []
+    if one.simulated is not None:
+        lines += [*_asked(one), ""]
+    lines.append(ink(" " * 24 + "".join(f"{name:>24}" for name, _, _ in columns), "bold"))
+    for name, shown in _ROWS:
+        lines.append(f"  {name:<22}" + "".join(f"{shown(outcome):>24}" for _, outcome, _ in columns))
+    basis = "".join(f"{basis:>24}" for _, _, basis in columns)
+    return [*lines, ink(f"  {'basis':<22}{basis}", "dim")]
+
+
+def _asked(one: Comparison) -> list[str]:
+    """What the second column is."""
+    asked = one.asked
+    recorded = one.device.history.settings.text or "the defaults"
+    lines = []
+    if asked.alloc_conf is not None:
+        lines.append(f"settings  {asked.alloc_conf or 'the defaults'}  (recorded: {recorded})")
+    if asked.capacity is not None:
+        lines.append(f"capacity  {format_bytes(asked.capacity)} for PyTorch")
+    if asked.memory_fraction is not None:
+        lines.append(f"fraction  {asked.memory_fraction:g}")
+    if asked.torch is not None:
+        lines.append(f"rules of  torch {named(asked.torch)}")
+    return [
+        filled(f"As asked: {line}") if index == 0 else filled(f"          {line}")
+        for index, line in enumerate(lines)
+    ]
+
+
+def _survives(oom: Optional[FirstOom]) -> str:
+    return "no" if oom is None else f"at allocation {oom.alloc_index:,}"
+
+
+def _said(one: Comparison) -> str:
+    oom = one.outcome.first_oom
+    said = []
+    if oom is not None:
+        said.append(
+            f"Out of memory at event {oom.event:,}, where {format_bytes(oom.requested_bytes)} were asked for."
+        )
+        if one.simulated is not None:
+            said.append("The replay ends there; its peaks are those until then.")
+    if one.simulated is not None and oom is None and one.recorded.first_oom is None:
+        less = one.recorded.peak_reserved_bytes - one.simulated.peak_reserved_bytes
+        if less:
+            word = "less" if less > 0 else "more"
+            said.append(f"{format_bytes(abs(less))} {word} reserved at the peak than recorded.")
+    if one.simulated is not None and oom is None and one.recorded.first_oom is not None:
+        said.append(
+            "What the program would have asked for after its out-of-memory error is not in the recording: the"
+            " replay says that it gets past it."
+        )
+    return " ".join(said)
