@@ -26,9 +26,9 @@ from typing import Any
 
 READERS = ("pickle.load", "pickle.load, no gc", "read_snapshot", "without event stacks")
 CHILD = """
-import ctypes, gc, json, pickle, resource, sys, time
-def held():
-    return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) >> 10
+import ctypes, gc, json, pickle, sys, time
+def held(what="VmRSS"):  # getrusage's peak would begin with that of the process that started this one
+    return int(next(l for l in open("/proc/self/status") if l.startswith(what)).split()[1]) >> 10
 path, reader = sys.argv[1:]
 import numpy
 from oomdoctor.snapshot import read_snapshot
@@ -41,7 +41,7 @@ if reader.startswith("pickle.load"):
 else:
     kept = read_snapshot(path, event_stacks=reader == "read_snapshot")
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+peak = held("VmHWM")
 gc.collect()
 ctypes.CDLL(None).malloc_trim(0)
 traces = kept["device_traces"] if type(kept) is dict else kept.traces
