@@ -649,6 +649,19 @@ def next_address(heap: Heap, size: int) -> int:
 
 
 @compiled
+def segment_address(heap: Heap, size: int) -> int:
+    """What cudaMalloc returns: as recorded, while the replay asks for what was asked for then."""
+    stats = heap.stats[0]
+    k = stats.segments_as_recorded
+    if k < len(heap.recorded_segments):
+        if heap.recorded_segments[k, 0] == size:
+            stats.segments_as_recorded += 1
+            return heap.recorded_segments[k, 1]
+        stats.segments_as_recorded = len(heap.recorded_segments)
+    return next_address(heap, size)
+
+
+@compiled
 def find_expandable_block(heap: Heap, pool: int, stream: int, size: int) -> int:
     """The lowest address in any expandable segment with room for the size, free or unmapped."""
     at = unmapped_lower_bound(heap, pool, stream, _LOWEST_ADDRESS)
@@ -830,7 +843,7 @@ def alloc_block(
         return try_allocate_expandable_block(heap, pool, stream, size, cause)
     if config.capacity >= 0 and stats.driver_bytes + _granules(alloc_size) > config.capacity:
         return NULL
-    return new_segment(heap, pool, stream, next_address(heap, alloc_size), alloc_size, cause)
+    return new_segment(heap, pool, stream, segment_address(heap, alloc_size), alloc_size, cause)
 
 
 @compiled

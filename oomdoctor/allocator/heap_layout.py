@@ -95,7 +95,8 @@ STATS = np.dtype(
             "split_remainder", "merged_before", "merged_after",
             # The malloc that a recording is in the middle of; see oomdoctor.allocator.recorded.
             "fresh", "searched", "hit_ptr", "seen_release", "mapped_block", "last_free_requested",
-            "predicted", "conflicts", "inferred_segments",
+            "predicted", "conflicts",
+            "segments_as_recorded", "inferred_segments",
         )
     ]
 )  # fmt: skip
@@ -143,6 +144,9 @@ class Heap(NamedTuple):
         unmapped: int64[rows], the unmapped ones, by pool, stream, address.
         pending: int64[rows], blocks freed and waiting for an event, oldest first.
         pools, expandable, stats, config, log: see the types above; ``stats`` and ``config`` have one row.
+        recorded_segments: int64[k, 2], size and address of each segment that cudaMalloc gave in the
+            recording, in
+            order: a replay that asks for the same gets the same, until it first asks for something else.
     """
 
     blocks: NDArray[Any]
@@ -155,6 +159,7 @@ class Heap(NamedTuple):
     stats: NDArray[Any]
     config: NDArray[Any]
     log: NDArray[Any]
+    recorded_segments: NDArray[np.int64]
 
 
 def new_heap(config: NDArray[Any], private_pools: int, *, rows: int = 1024, log_rows: int = 0) -> Heap:
@@ -180,6 +185,7 @@ def new_heap(config: NDArray[Any], private_pools: int, *, rows: int = 1024, log_
         stats=np.zeros(1, STATS),
         config=config,
         log=np.zeros(log_rows, LOG),
+        recorded_segments=np.zeros((0, 2), np.int64),
     )
     heap.stats["rows"] = rows
     heap.stats["spares"] = rows

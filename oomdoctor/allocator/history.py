@@ -87,7 +87,9 @@ class History:
             self._replay(infers_pools=True)
             if self.check.matching <= first.matching:
                 self._replay(infers_pools=False)
-        self.bursts = release_bursts(recording, settings, self.effects["reserved_bytes"], request)
+        self.bursts = release_bursts(
+            recording, settings, self.effects["reserved_bytes"], self.effects["private_pool"], request
+        )
 
     def _replay(self, *, infers_pools: bool) -> None:
         n = len(self.recording)

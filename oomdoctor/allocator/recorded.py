@@ -203,13 +203,11 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
                 b = heap.free_blocks[at]
                 erase_at(heap, at)
     if predicted != ptr and heap.config[0].infers_pools and not steps.pool_stated[i]:
-        if stats.fresh != NULL and heap.blocks[stats.fresh].ptr == ptr:
+        if b != NULL:
             # A segment came although a cached block would have done: it must be a private pool's.
-            heap.blocks[stats.fresh].pool = len(heap.pools) - (2 if heap.pools[pool].is_small else 1)
+            heap.blocks[b].pool = len(heap.pools) - (2 if heap.pools[pool].is_small else 1)
             stats.inferred_segments += 1
             predicted = ptr
-            b = stats.fresh
-            stats.fresh = NULL
         elif stats.fresh == NULL and stats.mapped_block == NULL:
             # The block taken is of a private pool, so the request was.
             predicted = _search_where(heap, ptr, stream, size, pool)
@@ -317,30 +315,36 @@ def _map(heap: Heap, steps: Steps, i: int) -> None:
 
 
 @compiled
-def _unmap(heap: Heap, ptr: int, size: int) -> None:
+def _unmap(heap: Heap, ptr: int, size: int) -> int:
+    """Returns the private pool that gave the memory back."""
     at = _free_block_at(heap, ptr)
     if at != NULL:
         b = heap.free_blocks[at]
         block = heap.blocks[b]
         if block.expandable_segment != NULL and ptr + size <= block.ptr + block.size:
+            private_pool = heap.pools[block.pool].private_pool
             unmap_range(heap, b, ptr, ptr + size, _RECORDED)
             if block.prev == NULL and block.next == NULL:
                 release_expandable_segment(heap, b)
-            return
+            return private_pool
     heap.stats[0].conflicts += 1
+    return 0
 
 
 @compiled
-def _segment_free(heap: Heap, ptr: int, size: int) -> None:
+def _segment_free(heap: Heap, ptr: int, size: int) -> int:
+    """Returns the private pool that gave the memory back."""
     at = _free_block_at(heap, ptr)
     if at != NULL:
         b = heap.free_blocks[at]
         block = heap.blocks[b]
         whole = block.prev == NULL and block.next == NULL and block.expandable_segment == NULL
         if whole and block.ptr == ptr and block.size == size:
+            private_pool = heap.pools[block.pool].private_pool
             release_block(heap, b, _RECORDED)
-            return
+            return private_pool
     heap.stats[0].conflicts += 1
+    return 0
 
 
 @compiled_entry
@@ -405,11 +409,11 @@ def run_recorded(
             block_size = steps.entry_size[i]
         elif action == SEGMENT_FREE:
             stats.seen_release = 1
-            _segment_free(heap, steps.address[i], steps.entry_size[i])
+            private_pool = _segment_free(heap, steps.address[i], steps.entry_size[i])
             block_size = steps.entry_size[i]
         elif action == SEGMENT_UNMAP:
             stats.seen_release = 1
-            _unmap(heap, steps.address[i], steps.entry_size[i])
+            private_pool = _unmap(heap, steps.address[i], steps.entry_size[i])
             block_size = steps.entry_size[i]
         elif action == OOM:
             _settle(heap)

@@ -68,6 +68,7 @@ def release_bursts(
     recording: Recording,
     settings: Settings,
     reserved_bytes: NDArray[np.int64],
+    private_pool: NDArray[np.int64],
     request: NDArray[np.int64],
 ) -> list[Burst]:
     """The releases of a recording and why each happened.
@@ -75,6 +76,7 @@ def release_bursts(
     Args:
         settings: the recorded ones.
         reserved_bytes: int64[n], reserved after each event.
+        private_pool: int64[n], of each event.
         request: int64[n], the alloc or oom that follows each event; -1 after the last.
     """
     action = recording.events.action
@@ -92,7 +94,7 @@ def release_bursts(
             continue
         before = int(reserved_bytes[of[0]] + recording.events.entry_size[of[0]])
         cause = _cause(recording, settings, of, stop, before, most, asked, request)
-        pools = np.unique(recording.private_pool[of])
+        pools = np.unique(private_pool[of])
         stack = int(recording.events.stack[of[0]])
         only_pools = bool((pools > 0).all()) and not (stack != NO_STACK and asked[stack])
         bursts.append(Burst(start, stop, cause, tuple(pools[pools > 0].tolist()), only_pools))

@@ -216,6 +216,11 @@ def replay(
         requests = requests_of(history, version)
     config = config_of(settings, version, conditions, writes_log=writes_log)
     heap = started_heap(config, len(history.recording.pools), history.initial)
+    came = history.recording.events.action == SEGMENT_ALLOC
+    events = history.recording.events
+    heap = heap._replace(
+        recorded_segments=np.stack([events.entry_size[came], events.address[came]], axis=1).copy()
+    )
     if conditions.addresses_fall:
         heap.stats["next_address"] = 0
     block_of = block_rows_of_births(heap, history.births)

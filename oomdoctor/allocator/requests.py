@@ -101,6 +101,10 @@ def run_requests(
         birth = requests.birth[i]
         stats.event = requests.event[i]
         if op in (OP_ALLOC, OP_FAILED_ALLOC):
+            if requests.private_pool[i]:
+                first = FIRST_PRIVATE + 2 * (requests.private_pool[i] - 1)
+                heap.pools[first].freeable = 0
+                heap.pools[first + 1].freeable = 0
             b = malloc(
                 heap,
                 requests.requested_size[i],
