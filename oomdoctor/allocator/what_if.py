@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Optional
 
+import numpy as np
+
+from oomdoctor.allocator.history import History
 from oomdoctor.allocator.loading import DeviceHistory, recorded_settings
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.replay import Outcome, recorded_outcome, replay
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.torch_version import TorchVersion
-from oomdoctor.errors import InputError, SettingsError, UsageError
+from oomdoctor.errors import SettingsError, UsageError
+from oomdoctor.snapshot.model import OOM
 from oomdoctor.units import format_bytes
 
 
@@ -45,11 +49,12 @@ class Comparison:
 
     Attributes:
         recorded: of the recording itself.
-        simulated: under what was asked; None where nothing was, or there is nothing to replay.
-        alloc_conf: the settings text that holds.
+        simulated: under what was asked; None where nothing was, or no history was recorded.
+        alloc_conf: the settings text that ``outcome`` is of.
         torch: the release whose rules hold.
         warnings: about the settings text.
         notes: what a reader has to know, those of the recording included.
+        limit_bytes: the end of memory in the simulation, by capacity or fraction; None: without end.
     """
 
     device: DeviceHistory
@@ -60,6 +65,7 @@ class Comparison:
     torch: TorchVersion
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    limit_bytes: Optional[int] = None
 
     @property
     def outcome(self) -> Outcome:
@@ -73,7 +79,6 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
     Raises:
         SettingsError: that release of torch rejects the settings.
         UsageError: they switch to another allocator.
-        InputError: something was asked of a device without history.
     """
     history = device.history
     torch = asked.torch or history.torch
@@ -92,14 +97,10 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
             )
         notes += _rejected_by_oldest(device, asked)
     recorded = recorded_outcome(history)
-    simulated = None
-    if asked.changes_something and not device.has_events:
-        raise InputError(
-            f"no history was recorded for device {device.device}: there is nothing to replay",
-            where=device.source.path,
-            next_step="record one: oomdoctor trace -- COMMAND",
-        )
-    if asked.changes_something:
+    simulated, limit = None, None
+    if not device.has_events:
+        alloc_conf = history.settings.text
+    elif asked.changes_something:
         conditions = device.conditions(asked.capacity)
         if asked.memory_fraction is not None:
             conditions = replace(conditions, memory_fraction=asked.memory_fraction)
@@ -115,6 +116,10 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
         held = sum(piece.end - piece.start for piece in history.initial.pieces)
         if asked.capacity is not None and held > asked.capacity:
             notes.append(f"{format_bytes(held)} were reserved when the trace began, more than this capacity")
+        limits = [asked.capacity]
+        if fraction < 1.0 and conditions.total_memory is not None:
+            limits.append(int(fraction * conditions.total_memory))
+        limit = min((one for one in limits if one is not None), default=None)
         simulated = replay(history, settings, conditions, torch).outcome
     return Comparison(
         device=device,
@@ -125,7 +130,21 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
         torch=torch,
         warnings=warnings,
         notes=tuple(notes),
+        limit_bytes=limit,
     )
+
+
+def capacity_at_oom(history: History) -> Optional[int]:
+    """What PyTorch could have reserved when it first ran out of memory, bytes; None where it did not.
+
+    What it had reserved, and what the device had free (``device_free`` of the event).
+    """
+    events = history.recording.events
+    ooms = np.flatnonzero(events.action == OOM)
+    if not len(ooms):
+        return None
+    first = int(ooms[0])
+    return int(history.effects["reserved_bytes"][first] + max(int(events.address[first]), 0))
 
 
 def _rejected_by_oldest(device: DeviceHistory, asked: Asked) -> list[str]:

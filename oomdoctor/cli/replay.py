@@ -73,6 +73,7 @@ def command(
     as_json: bool,
 ) -> None:
     from oomdoctor.allocator.what_if import Asked, compare
+    from oomdoctor.errors import InputError
 
     say_if_compiling()
     problems: list[str] = []
@@ -92,6 +93,12 @@ def command(
                 click.echo(f"oomdoctor: {warning}", err=True)
         warned.update(comparison.warnings)
         found.append(comparison)
+    if found and asked.changes_something and not any(one.device.has_events for one in found):
+        raise InputError(
+            "no history was recorded: there is nothing to replay",
+            where=path,
+            next_step="record the program: oomdoctor trace -- COMMAND",
+        )
     if as_json:
         from oomdoctor.reporters import replay_json
 

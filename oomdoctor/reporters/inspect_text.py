@@ -144,14 +144,14 @@ def _pool_name(one: Inspection, c: Compartment) -> str:
 
 
 def _pins(one: Inspection, ink: Ink) -> str:
-    head = f"{'Holes kept open by':<38}{'holes':>11}{'alone':>11}{'blocks':>7}{'oldest':>13}"
+    head = f"{'Holes kept open by':<37}{'holes':>11}{'alone':>11}{'blocks':>7}{'oldest':>14}"
     lines = [ink(head, "bold")]
     for found in one.pins[:_ROWS]:
         pin = found.pin
-        first, *rest = place_lines(pin.place, 35)
+        first, *rest = place_lines(pin.place, 34)
         lines.append(
-            f"  {first:<36}{size_text(pin.keeps_open):>11}{size_text(pin.alone):>11}{pin.count:>7,}"
-            f"{_age(found):>13}"
+            f"  {first:<35}{_narrow(pin.keeps_open):>11}{_narrow(pin.alone):>11}{pin.count:>7,}"
+            f"{_age(found):>14}"
         )
         lines += [ink(f"    {line}", "dim") for line in rest]
     if len(one.pins) > _ROWS:

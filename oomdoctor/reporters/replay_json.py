@@ -2,7 +2,9 @@
 
 Added to it: where the recording is from (``path``, ``process``, ``rank``, ``pid``, ``dump``, ``torch``),
 ``basis``, ``rules_of_torch``, ``memory_fraction``, ``peak_requested_bytes``, ``num_device_alloc``,
-``num_device_free``, ``recorded`` (the recording's own figures where the others are replayed) and ``notes``.
+``num_device_free``, ``limit_bytes`` (the end of memory in the replay, by capacity or fraction),
+``recorded_capacity_bytes`` (what was reserved and free at the recorded out-of-memory error), ``recorded`` (the
+recording's own figures where the others are replayed) and ``notes``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from oomdoctor.allocator.release_bounds import named
-from oomdoctor.allocator.what_if import Comparison
+from oomdoctor.allocator.what_if import Comparison, capacity_at_oom
 from oomdoctor.reporters.recording_json import about
 
 Json = dict[str, Any]
@@ -39,6 +41,8 @@ def _device(one: Comparison) -> Json:
         "device": one.device.device,
         "alloc_conf": one.alloc_conf,
         "capacity_bytes": one.asked.capacity,
+        "limit_bytes": one.limit_bytes,
+        "recorded_capacity_bytes": capacity_at_oom(one.device.history),
         "events": len(one.device.history.recording),
         **about(one.device),
         "basis": "replayed" if one.simulated else "recorded",

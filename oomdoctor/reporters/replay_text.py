@@ -7,7 +7,7 @@ from typing import Callable, Optional
 
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.replay import FirstOom, Outcome
-from oomdoctor.allocator.what_if import Comparison
+from oomdoctor.allocator.what_if import Comparison, capacity_at_oom
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import size_text
 from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
@@ -23,7 +23,7 @@ _ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
     ("retries", lambda o: f"{o.num_alloc_retries:,}"),
     ("out of memory", lambda o: _survives(o.first_oom)),
     ("cudaMalloc, cudaFree", lambda o: f"{o.segments_allocated:,}, {o.segments_freed:,}"),
-    ("and mapped, unmapped", lambda o: f"{o.num_device_alloc:,}, {o.num_device_free:,}"),
+    ("with map and unmap", lambda o: f"{o.num_device_alloc:,}, {o.num_device_free:,}"),
 )
 
 
@@ -57,7 +57,7 @@ def _headline(one: Comparison) -> str:
     if oom is not None:
         return f"out of memory at allocation {oom.alloc_index:,}"
     reserved = format_bytes(one.outcome.peak_reserved_bytes)
-    if one.simulated is None:
+    if one.simulated is None or one.limit_bytes is None:
         return f"{reserved} reserved at the peak"
     return f"survives, {reserved} reserved at the peak"
 
@@ -99,6 +99,20 @@ def _survives(oom: Optional[FirstOom]) -> str:
     return "no" if oom is None else f"at allocation {oom.alloc_index:,}"
 
 
+def _past_the_error(one: Comparison) -> list[str]:
+    if one.limit_bytes is not None:
+        return [
+            "It gets past the recorded out-of-memory error; what the program would have asked for then is not"
+            " in the recording."
+        ]
+    capacity = capacity_at_oom(one.device.history) or 0
+    return [
+        "Memory has no end here, since no --capacity was given. At the recorded out-of-memory error PyTorch"
+        f" could have had {format_bytes(capacity)}, reserved and free: --capacity {capacity} says whether"
+        " it would have been enough."
+    ]
+
+
 def _said(one: Comparison) -> str:
     oom = one.outcome.first_oom
     said = []
@@ -114,8 +128,5 @@ def _said(one: Comparison) -> str:
             word = "less" if less > 0 else "more"
             said.append(f"{format_bytes(abs(less))} {word} reserved at the peak than recorded.")
     if one.simulated is not None and oom is None and one.recorded.first_oom is not None:
-        said.append(
-            "What the program would have asked for after its out-of-memory error is not in the recording: the"
-            " replay says that it gets past it."
-        )
+        said += _past_the_error(one)
     return " ".join(said)
