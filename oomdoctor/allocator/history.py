@@ -22,7 +22,7 @@ from oomdoctor.allocator.releases import release_bursts
 from oomdoctor.allocator.rules import TorchVersion
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
-from oomdoctor.snapshot.model import ALLOC, UNKNOWN, Snapshot
+from oomdoctor.snapshot.model import ALLOC, Snapshot
 
 # Between keyframes: few enough events that running them takes some milliseconds.
 KEYFRAME_EVENTS = 1 << 15
@@ -80,7 +80,7 @@ class History:
         births = np.concatenate([recording.birth, self.initial.blocks.birth])
         self.births = int(births.max()) + 1 if len(births) else 0
         self._replay(infers_pools=False)
-        stated = bool(self.steps.pool_stated.all())
+        stated = bool(self.steps.pool_known.all())
         if self.check.matching < self.check.compared and not stated:
             # Before 2.12 the trace does not say which requests went to private pools.
             first = self.check
@@ -149,7 +149,7 @@ def _steps(recording: Recording, request: NDArray[np.int64], is_small: NDArray[n
         entry_size=events.entry_size,
         stream=recording.stream,
         private_pool=recording.private_pool,
-        pool_stated=(events.pool[:, 0] != UNKNOWN).astype(np.uint8),
+        pool_known=recording.pool_known.astype(np.uint8),
         birth=recording.birth,
         is_small=is_small.astype(np.uint8),
         request=request,

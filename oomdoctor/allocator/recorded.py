@@ -19,6 +19,7 @@ from oomdoctor.allocator.constants import MIN_BLOCK_SIZE
 from oomdoctor.allocator.heap import (
     alloc_found_block,
     delete_block,
+    erase,
     erase_at,
     find_free_block,
     free,
@@ -41,7 +42,7 @@ from oomdoctor.allocator.heap import (
     unmapped_insert,
     unmapped_lower_bound,
 )
-from oomdoctor.allocator.heap_layout import CAUSE_RECORDED, NULL, Heap
+from oomdoctor.allocator.heap_layout import CAUSE_RECORDED, FIRST_PRIVATE, NULL, Heap
 from oomdoctor.allocator.initial import RESERVE
 from oomdoctor.snapshot.model import (
     ALLOC,
@@ -65,7 +66,7 @@ class Steps(NamedTuple):
         address, entry_size: int64[n], as in :class:`~oomdoctor.snapshot.model.Events`.
         stream: int64[n], rank of the handle.
         private_pool: int64[n], 0 for the default pools.
-        pool_stated: uint8[n], whether the trace says so.
+        pool_known: uint8[n], whether the recording tells that, or the default was assumed.
         birth: int64[n], of the block that an alloc or free speaks of: the number of the event that allocated
             it, or n + k for the k-th block that was there before; -1 otherwise.
         is_small: uint8[n], for segment events: of which of the two pools.
@@ -77,7 +78,7 @@ class Steps(NamedTuple):
     entry_size: NDArray[np.int64]
     stream: NDArray[np.int64]
     private_pool: NDArray[np.int64]
-    pool_stated: NDArray[np.uint8]
+    pool_known: NDArray[np.uint8]
     birth: NDArray[np.int64]
     is_small: NDArray[np.uint8]
     request: NDArray[np.int64]
@@ -202,15 +203,18 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
             if predicted == ptr:
                 b = heap.free_blocks[at]
                 erase_at(heap, at)
-    if predicted != ptr and heap.config[0].infers_pools and not steps.pool_stated[i]:
-        if b != NULL:
-            # A segment came although a cached block would have done: it must be a private pool's.
-            heap.blocks[b].pool = len(heap.pools) - (2 if heap.pools[pool].is_small else 1)
-            stats.inferred_segments += 1
-            predicted = ptr
-        elif stats.fresh == NULL and stats.mapped_block == NULL:
-            # The block taken is of a private pool, so the request was.
-            predicted = _search_where(heap, ptr, stream, size, pool)
+    if predicted != ptr and heap.config[0].infers_pools:
+        if not steps.pool_known[i]:
+            if b != NULL:
+                # A segment came although a cached block would have done: it must be a private pool's.
+                heap.blocks[b].pool = _inferred_pool(heap, pool)
+                stats.inferred_segments += 1
+                predicted = ptr
+            elif stats.mapped_block == NULL:
+                # The block taken is of a private pool, so the request was.
+                predicted = _search_where(heap, ptr, stream, size, pool)
+        elif pool < FIRST_PRIVATE:
+            predicted = _search_again(heap, steps, predicted, ptr, b != NULL, stream, size, pool)
     _settle(heap)
     if b == NULL:
         b = _take_at(heap, ptr, size)
@@ -237,6 +241,42 @@ def _search_where(heap: Heap, ptr: int, stream: int, size: int, pool: int) -> in
         return NULL
     found = find_free_block(heap, other, stream, size, bool(heap.config[0].expandable_segments))
     return heap.blocks[heap.free_blocks[found]].ptr if found >= 0 else NULL
+
+
+@compiled
+def _inferred_pool(heap: Heap, pool: int) -> int:
+    """The last of the private pools stands for those that the recording does not name."""
+    return len(heap.pools) - (2 if heap.pools[pool].is_small else 1)
+
+
+@compiled
+def _search_again(
+    heap: Heap, steps: Steps, predicted: int, ptr: int, came: bool, stream: int, size: int, pool: int
+) -> int:
+    """A request of a known pool passed over a free block: its segment must be a private pool's."""
+    while predicted not in (NULL, ptr):
+        at = _free_block_at(heap, predicted)
+        if at == NULL:
+            return predicted
+        b = heap.free_blocks[at]
+        came_with = heap.blocks[b].segment_event
+        if came_with < 0 or steps.pool_known[came_with] or heap.blocks[b].expandable_segment != NULL:
+            return predicted
+        heap.stats[0].inferred_segments += 1
+        while heap.blocks[b].prev != NULL:
+            b = heap.blocks[b].prev
+        while b != NULL:
+            block = heap.blocks[b]
+            listed = not block.allocated and not block.pending
+            if listed:
+                erase(heap, b)
+            block.pool = _inferred_pool(heap, pool)
+            if listed:
+                insert_into_blocks(heap, b)
+            b = block.next
+        at = find_free_block(heap, pool, stream, size, bool(heap.config[0].expandable_segments))
+        predicted = heap.blocks[heap.free_blocks[at]].ptr if at >= 0 else NULL
+    return ptr if predicted == NULL and came else predicted
 
 
 @compiled

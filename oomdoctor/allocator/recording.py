@@ -39,6 +39,7 @@ class Recording:
         stream: int64[n], rank of each event's stream.
         pools: the ids of the private pools that occur; pool p of the replay is ``pools[p - 1]``.
         private_pool: int64[n], 0 for the default pools.
+        pool_known: bool[n], whether the recording tells that, or the default was assumed.
         birth: int64[n], see the module; -1 for events that speak of no block.
         older: int64[k], addresses of the blocks that were there before and are freed in the trace; block k
             has birth n + k.
@@ -52,6 +53,7 @@ class Recording:
     stream: NDArray[np.int64]
     pools: tuple[tuple[int, int], ...]
     private_pool: NDArray[np.int64]
+    pool_known: NDArray[np.bool_]
     birth: NDArray[np.int64]
     older: NDArray[np.int64]
     notes: tuple[str, ...] = ()
@@ -91,11 +93,13 @@ def recording_of(snapshot: Snapshot, device: int) -> Recording:
         stream=np.searchsorted(streams, events.stream.view(np.uint64)).astype(np.int64),
         pools=_private_pools(events, snapshot.segments.pool[rows]),
         private_pool=np.zeros(len(events), np.int64),
+        pool_known=np.zeros(len(events), np.bool_),
         birth=birth,
         older=older,
         notes=tuple(notes),
     )
-    return replace(recording, private_pool=_pools_of_events(recording))
+    private_pool, pool_known = _pools_of_events(recording)
+    return replace(recording, private_pool=private_pool, pool_known=pool_known)
 
 
 def _no_events() -> Events:
@@ -116,18 +120,7 @@ def _in_time_order(events: Events, notes: list[str]) -> Events:
         return events
     notes.append("the trace was out of order; its events were sorted by time")
     order = np.argsort(events.time_us, kind="stable")
-    columns = (
-        "action",
-        "address",
-        "entry_size",
-        "stream",
-        "time_us",
-        "stack",
-        "pool",
-        "label",
-        "compile_context",
-    )
-    return replace(events, **{name: getattr(events, name)[order] for name in columns})
+    return events.take(order)
 
 
 def _births(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -162,26 +155,31 @@ def _private_pools(events: Events, segment_pools: NDArray[np.int64]) -> tuple[tu
     )
 
 
-def _pools_of_events(recording: Recording) -> NDArray[np.int64]:
-    """Stated since 2.12. Before, the private segments of the final state tell it of what lies in them."""
+def _pools_of_events(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The private pool of each event, and whether it is known.
+
+    Stated since 2.12. Before, the final segments tell it of what lies in them, from when each came.
+    """
     events = recording.events
     out = recording.pool_number(events.pool)
-    unstated = events.pool[:, 0] == UNKNOWN
-    if not recording.pools or not unstated.any():
-        return out
+    known = events.pool[:, 0] != UNKNOWN
+    if known.all():
+        return out, known
     segments = recording.snapshot.segments
     rows = recording.final_segments()
-    numbers = recording.pool_number(segments.pool[rows])
-    # Within a segment from when it came last.
-    for row, number in zip(rows[numbers > 0].tolist(), numbers[numbers > 0].tolist()):
-        start = int(segments.address[row])
-        inside = (
-            unstated & (events.address >= start) & (events.address < start + int(segments.total_size[row]))
-        )
-        came = np.flatnonzero(inside & np.isin(events.action, (SEGMENT_ALLOC, SEGMENT_FREE)))
-        since = int(came[-1]) if len(came) and events.action[came[-1]] == SEGMENT_ALLOC else 0
-        out[np.flatnonzero(inside)[np.flatnonzero(inside) >= since]] = number
-    return out
+    rows = rows[np.argsort(segments.address[rows], kind="stable")]
+    if not len(rows):
+        return out, known
+    starts = segments.address[rows]
+    at = np.searchsorted(starts, events.address, side="right") - 1
+    inside = (at >= 0) & (events.address < (starts + segments.total_size[rows])[at]) & ~known
+    # What lay there before the segment came tells nothing of it.
+    came = np.full(len(rows), -1, np.int64)
+    comes_or_goes = np.flatnonzero(inside & np.isin(events.action, (SEGMENT_ALLOC, SEGMENT_FREE)))
+    np.maximum.at(came, at[comes_or_goes], comes_or_goes)
+    inside &= np.arange(len(events)) >= came[at]
+    out[inside] = recording.pool_number(segments.pool[rows])[at[inside]]
+    return out, known | inside
 
 
 def capturing_pools(recording: Recording, torch: TorchVersion) -> NDArray[np.uint8]:
