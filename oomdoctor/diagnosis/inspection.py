@@ -14,7 +14,7 @@ from oomdoctor.diagnosis.by_stack import places
 from oomdoctor.diagnosis.model import Basis
 from oomdoctor.diagnosis.pinning import BlockColumns, Pin, pins_of
 from oomdoctor.errors import UsageError
-from oomdoctor.snapshot.model import UNKNOWN
+from oomdoctor.snapshot.model import ACTIONS, OOM, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,37 @@ class Inspection:
     basis: Basis
     pins: tuple[PinWithAge, ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LastEvent:
+    """The event that a state is the result of.
+
+    Attributes:
+        action: its name, as in the trace.
+        bytes: requested, or of the segment.
+        device_free: of an out-of-memory error, what the device had free.
+        stack: number of its call stack; NO_STACK.
+    """
+
+    action: str
+    bytes: int
+    device_free: Optional[int]
+    stack: int
+
+
+def last_event(moment: Moment) -> Optional[LastEvent]:
+    """What happened last; None before the first event."""
+    if not moment.events:
+        return None
+    events, at = moment.history.recording.events, moment.events - 1
+    action = int(events.action[at])
+    return LastEvent(
+        action=ACTIONS[action],
+        bytes=int(events.entry_size[at]),
+        device_free=int(events.address[at]) if action == OOM else None,
+        stack=int(events.stack[at]),
+    )
 
 
 def event_number(asked: Optional[int], events: int, where: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 
 from oomdoctor.allocator.fragmentation import Measures
-from oomdoctor.diagnosis.inspection import Inspection, PinWithAge
+from oomdoctor.diagnosis.inspection import Inspection, PinWithAge, last_event
 from oomdoctor.reporters.recording_json import about
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK, Stacks
@@ -48,6 +48,7 @@ def _device(one: Inspection) -> Json:
         "events": len(recording),
         "at_event": moment.events,
         "time_us": _known(moment.time_us),
+        "last_event": _last_event(one),
         "basis": one.basis,
         **about(one.device),
         "state": _measures(moment.fragmentation.device),
@@ -67,6 +68,18 @@ def _device(one: Inspection) -> Json:
         "pinning": [_pin(pin) for pin in one.pins],
         "stacks": [_frames(stacks, number) for number in numbers],
         "notes": list(one.notes),
+    }
+
+
+def _last_event(one: Inspection) -> Optional[Json]:
+    event = last_event(one.moment)
+    if event is None:
+        return None
+    return {
+        "action": event.action,
+        "bytes": event.bytes,
+        "device_free_bytes": event.device_free,
+        "frames": _frames(one.moment.history.recording.snapshot.stacks, event.stack),
     }
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomdoctor.allocator.fragmentation import Compartment, Measures
-from oomdoctor.diagnosis.inspection import Inspection, PinWithAge
+from oomdoctor.diagnosis.inspection import Inspection, PinWithAge, last_event
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import place_lines, size_text
 from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
 from oomdoctor.snapshot.model import UNKNOWN
-from oomdoctor.units import format_seconds
+from oomdoctor.units import format_bytes, format_seconds
 
 _BAR = 16
 _ROWS = 6
@@ -26,7 +26,7 @@ def render(inspections: Sequence[Inspection], problems_found: Sequence[str], ink
 
 def _device(one: Inspection, ink: Ink) -> str:
     measures = one.moment.fragmentation.device
-    parts = [_head(one, ink), filled(trust(one.device)), _picture(one, ink)]
+    parts = [_head(one, ink), filled(trust(one.device)), *_out_of_memory(one), _picture(one, ink)]
     if measures.reserved_bytes:
         parts.append(_measures(one, ink))
         parts.append(_pools(one, ink))
@@ -46,6 +46,17 @@ def _head(one: Inspection, ink: Ink) -> str:
     settings = moment.history.settings.text
     about += f", {settings}" if settings and len(about) + len(settings) < 76 else ""
     return ink(f"{called(device)} {when}", "bold") + "\n" + ink(about, "dim")
+
+
+def _out_of_memory(one: Inspection) -> list[str]:
+    """What failed just now, if it did."""
+    event = last_event(one.moment)
+    if event is None or event.device_free is None:
+        return []
+    said = f"Out of memory at this event: {format_bytes(event.bytes)} were needed in one piece"
+    if event.device_free >= 0:
+        said += f", and the device had {format_bytes(event.device_free)} free"
+    return [filled(said + ".")]
 
 
 def _picture(one: Inspection, ink: Ink) -> str:

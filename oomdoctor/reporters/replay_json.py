@@ -3,8 +3,8 @@
 Added to it: where the recording is from (``path``, ``process``, ``rank``, ``pid``, ``dump``, ``torch``),
 ``basis``, ``rules_of_torch``, ``memory_fraction``, ``peak_requested_bytes``, ``num_device_alloc``,
 ``num_device_free``, ``limit_bytes`` (the end of memory in the replay, by capacity or fraction),
-``recorded_capacity_bytes`` (what was reserved and free at the recorded out-of-memory error), ``recorded`` (the
-recording's own figures where the others are replayed) and ``notes``.
+``recorded_capacity_bytes`` (what was reserved and free at the recorded out-of-memory error), ``recorded``
+(the recording's own figures where the others are replayed) and ``notes``.
 """
 
 from __future__ import annotations
