@@ -45,6 +45,25 @@ def test_messages_explained_in_the_docs_are_explained_so(page: Path) -> None:
         assert shown.strip() == done.stdout.strip()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_recordings_shown_in_the_docs_are_shown_so(page: Path) -> None:
+    """A block that begins with `$ oomdoctor inspect traces/...` or `replay` shows what that command prints."""
+    for command, shown in re.findall(
+        r"```(?:console|text)?\n\$ oomdoctor ((?:inspect|replay) traces/[^\n]*)\n(.*?)```",
+        page.read_text(),
+        re.DOTALL,
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "oomdoctor", *command.split()],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        for part in shown.split("  [...]\n"):  # a sample may be shortened
+            assert part.strip() in done.stdout, command
+
+
 def test_the_readme_names_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
     assert "make demo" in text

@@ -1,0 +1,344 @@
+"""The commands inspect and replay, as a person and a program meet them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from oomdoctor.allocator.settings import Settings
+from oomdoctor.cli import group
+from oomdoctor.errors import OomdoctorError
+from oomdoctor.units import MIB
+from tests.allocator.recorded_by_heap import recorded
+from tests.run.building import add_dump, add_process, make_run
+from tests.snapshot.building import event, hole, live, segment, snapshot
+
+TRACE = Path(__file__).parent.parent / "traces" / "llama-4-layers-two-gpus"
+PROGRAM = [
+    ("alloc", 30 * MIB, 0),
+    ("alloc", 5 * MIB, 0),
+    ("alloc", 12 * MIB, 0),
+    ("free", 0),
+    ("alloc", 26 * MIB, 0),
+    ("free", 0),
+    ("alloc", 7 * MIB, 0),
+    ("alloc", 40 * MIB, 0),
+]
+
+
+def save(path: Path, plain: Any) -> str:
+    path.write_bytes(pickle.dumps(plain, 4))
+    return str(path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return save(tmp_path / "one.pickle", recorded(PROGRAM, Settings()))
+
+
+def ask(*arguments: str) -> Any:
+    """What --json says."""
+    result = CliRunner().invoke(group, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def one(*arguments: str) -> Any:
+    (device,) = ask(*arguments)["devices"]
+    return device
+
+
+def refused(*arguments: str) -> OomdoctorError:
+    with pytest.raises(OomdoctorError) as caught:
+        CliRunner().invoke(group, [*arguments], catch_exceptions=False)
+    return caught.value
+
+
+def text(*arguments: str) -> str:
+    result = CliRunner().invoke(group, [*arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+    return result.stdout
+
+
+# ---- replay ----
+
+
+def test_replay_json_has_the_keys_of_the_contract(file: str) -> None:
+    document = ask("replay", file)
+    assert next(iter(document)) == "schema"
+    assert document["schema"] == "oomdoctor.replay/1"
+    (device,) = document["devices"]
+    assert {
+        "device", "alloc_conf", "capacity_bytes", "events", "complete_history", "self_check",
+        "peak_allocated_bytes", "peak_active_bytes", "peak_reserved_bytes", "peak_inactive_split_bytes",
+        "final_allocated_bytes", "final_reserved_bytes", "num_alloc_retries", "num_ooms",
+        "segments_allocated", "segments_freed", "first_oom",
+    } <= set(device)  # fmt: skip
+    check = device["self_check"]
+    assert (check["compared"], check["matching"], check["first_mismatch"]) == (6, 6, None)
+    assert device["complete_history"] is True
+    assert device["basis"] == "recorded"
+    assert device["recorded"] is None
+    assert device["final_allocated_bytes"] == (5 + 12 + 26 + 7 + 40 - 5) * MIB
+
+
+def test_other_settings_stand_beside_the_recorded_figures(file: str) -> None:
+    plain = one("replay", file)
+    device = one("replay", file, "--alloc-conf", "max_split_size_mb:21")
+    assert device["basis"] == "replayed"
+    assert device["recorded"]["peak_reserved_bytes"] == plain["peak_reserved_bytes"]
+    assert device["alloc_conf"] == "max_split_size_mb:21"
+    same = one("replay", file, "--alloc-conf", "")
+    assert same["peak_reserved_bytes"] == plain["peak_reserved_bytes"], "the defaults were recorded"
+    assert same["peak_active_bytes"] == plain["peak_active_bytes"]
+
+
+def test_capacity_ends_the_replay(file: str) -> None:
+    device = one("replay", file, "--capacity", "64 MiB")
+    assert device["capacity_bytes"] == device["limit_bytes"] == 64 * MIB
+    # 30 and 20 MiB are reserved then, and 7 MiB take another segment of 20.
+    assert device["first_oom"]["requested_bytes"] == 7 * MIB
+    assert device["first_oom"]["alloc_index"] == 4
+    assert "out of memory at allocation 4" in text("replay", file, "--capacity", "64MiB")
+
+
+def test_a_memory_fraction_is_of_the_total(file: str) -> None:
+    device = one("replay", file, "--memory-fraction", "0.5", "--total", "128MiB")
+    assert device["limit_bytes"] == 64 * MIB
+    assert device["first_oom"] is not None
+    nothing = one("replay", file, "--memory-fraction", "0.5")
+    assert nothing["first_oom"] is None
+    assert any("--total" in note for note in nothing["notes"])
+
+
+def test_a_torch_that_can_have_recorded_it_is_taken_for_it(file: str) -> None:
+    assert one("replay", file)["torch"]["newest"] == "2.12"
+    device = one("replay", file, "--torch", "2.12.1")
+    assert (device["basis"], device["torch"]["basis"]) == ("recorded", "stated")
+    other = one("replay", file, "--torch", "2.6")
+    assert (other["basis"], other["rules_of_torch"]) == ("replayed", "2.6")
+    assert "torch 2.6" in text("replay", file, "--torch", "2.6")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["--alloc-conf", "bogus:1"], "has no allocator setting 'bogus'", 2),
+        (["--alloc-conf", "max_split_size_mb:1"], "max_split_size_mb", 2),
+        (["--alloc-conf", "backend:cudaMallocAsync"], "backend:cudaMallocAsync", 2),
+        (["--capacity", "many"], "not a size", 2),
+        (["--capacity", "1e30TiB"], "size", 2),
+        (["--torch", "one"], "not a version of PyTorch", 2),
+        (["--device", "3"], "there is no device 3", 2),
+        (["--dump", "0001-oom"], "--dump", 2),
+    ],
+)
+def test_unusable_arguments(file: str, arguments: list[str], said: str, code: int) -> None:
+    error = refused("replay", file, *arguments)
+    assert said in str(error)
+    assert error.exit_code == code
+
+
+def test_what_torch_would_ignore_is_said_on_standard_error(file: str) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "oomdoctor",
+            "replay",
+            file,
+            "--json",
+            "--alloc-conf",
+            "garbage_collection_threshold:0.8",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(done.stdout)["devices"]
+    assert "garbage_collection_threshold does nothing" in done.stderr
+    assert done.returncode == 0
+
+
+def test_a_file_that_is_no_snapshot(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pickle"
+    broken.write_bytes(b"\x80\x04abc")
+    for command in ("inspect", "replay"):
+        assert refused(command, str(broken)).exit_code == 1
+        assert refused(command, str(tmp_path)).exit_code == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "oomdoctor", "replay", str(tmp_path / "missing")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_without_history_the_state_is_told_and_nothing_replayed(tmp_path: Path) -> None:
+    path = save(tmp_path / "state.pickle", snapshot(segment(1 << 40, live(4 * MIB), hole(16 * MIB))))
+    device = one("replay", path)
+    assert (device["events"], device["complete_history"]) == (0, False)
+    assert device["final_reserved_bytes"] == device["peak_reserved_bytes"] == 20 * MIB
+    assert "No history was recorded" in text("replay", path)
+    assert "No history was recorded" in text("inspect", path)
+    assert refused("replay", path, "--alloc-conf", "").exit_code == 1
+    assert "leave --event out" in str(refused("inspect", path, "--event", "1"))
+    assert ask("replay", save(tmp_path / "empty.pickle", snapshot()))["devices"] == []
+    assert "Nothing is recorded" in text("inspect", str(tmp_path / "empty.pickle"))
+
+
+def test_a_device_without_history_does_not_keep_others_from_replay(tmp_path: Path) -> None:
+    plain = recorded(PROGRAM, Settings())
+    plain["segments"].append(segment(1 << 45, live(4 * MIB), hole(16 * MIB), device=1))
+    first, second = ask("replay", save(tmp_path / "two.pickle", plain), "--capacity", "1GiB")["devices"]
+    assert (first["basis"], second["basis"]) == ("replayed", "recorded")
+
+
+def test_a_mismatch_is_named(tmp_path: Path) -> None:
+    """A block where the allocator would not have put it."""
+    base = 1 << 40
+    plain = snapshot(
+        segment(base, hole(8 * MIB), live(4 * MIB), hole(8 * MIB)),
+        traces=[
+            [
+                event("segment_alloc", 20 * MIB, addr=base),
+                event("alloc", 8 * MIB, addr=base),
+                event("alloc", 4 * MIB, addr=base + 8 * MIB),
+                event("free_requested", 8 * MIB, addr=base),
+                event("free_completed", 8 * MIB, addr=base),
+                event("alloc", 6 * MIB, addr=base + 14 * MIB),
+                event("free_requested", 6 * MIB, addr=base + 14 * MIB),
+                event("free_completed", 6 * MIB, addr=base + 14 * MIB),
+            ]
+        ],
+    )
+    path = save(tmp_path / "odd.pickle", plain)
+    check = one("replay", path)["self_check"]
+    assert (check["compared"], check["matching"]) == (3, 2)
+    assert check["first_mismatch"]["event"] == 5
+    assert check["first_mismatch"]["alloc_index"] == 2
+    assert check["first_mismatch"]["address"] == base + 14 * MIB
+    assert check["first_mismatch"]["predicted_address"] in (base, base + 12 * MIB), "where a hole begins"
+    assert "The first it does not is number 2 (event 5" in " ".join(text("replay", path).split())
+
+
+# ---- inspect ----
+
+
+def test_inspect_json_adds_up(file: str) -> None:
+    document = ask("inspect", file)
+    assert document["schema"] == "oomdoctor.inspect/1"
+    (device,) = document["devices"]
+    state = device["state"]
+    assert state["allocated_bytes"] + state["pending_bytes"] + state["free_bytes"] == state["reserved_bytes"]
+    assert sum(s["total_bytes"] for s in device["segments"]) == state["reserved_bytes"]
+    assert sum(b["bytes"] for b in device["blocks"]) == state["reserved_bytes"]
+    assert sum(p["reserved_bytes"] for p in device["pools"]) == state["reserved_bytes"]
+    assert sum(h["bytes"] for h in device["holes"]) == state["hole_bytes"] > 0
+    addresses = {b["address"] for b in device["blocks"]}
+    assert all(set(h["pinned_by"]) <= addresses for h in device["holes"])
+    live_blocks = [b for b in device["blocks"] if b["state"] == "active_allocated"]
+    assert all(b["age_events"] is not None and b["alloc_event"] is not None for b in live_blocks)
+    assert device["basis"] == "recorded"
+
+
+def test_any_event_and_from_the_end(file: str) -> None:
+    events = one("inspect", file)["events"]
+    assert one("inspect", file, "--event", "0")["state"]["reserved_bytes"] == 0
+    second = one("inspect", file, "--event", "2")
+    assert second["state"]["allocated_bytes"] == 30 * MIB
+    assert second["last_event"]["action"] == "alloc"
+    assert second["basis"] == "replayed"
+    assert one("inspect", file, "--event", "-1") == one("inspect", file, "--event", str(events - 1))
+    for wrong in (events + 1, -events - 1):
+        assert refused("inspect", file, "--event", str(wrong)).exit_code == 2
+    assert f"after 2 of {events} events" in text("inspect", file, "--event", "2")
+
+
+def test_torch_that_cannot_have_recorded_it(file: str) -> None:
+    error = refused("inspect", file, "--torch", "2.6")
+    assert (error.exit_code, "has not recorded this" in str(error)) == (2, True)
+    assert one("inspect", file, "--torch", "2.12")["torch"]["basis"] == "stated"
+
+
+# ---- run folders ----
+
+
+def test_the_recorded_run(tmp_path: Path) -> None:
+    """A real run: torch is stated, both devices are told, and the end is an error."""
+    first, second = ask("replay", str(TRACE))["devices"]
+    assert first["torch"] == {
+        "version": "2.15.0+cu132", "oldest": "2.15", "newest": "2.15", "basis": "recorded",
+    }  # fmt: skip
+    assert (first["device"], second["device"], first["dump"]) == (0, 1, "0001-oom")
+    for device in (first, second):
+        assert device["self_check"]["matching"] == device["self_check"]["compared"] > 0
+    assert first["first_oom"]["alloc_index"] == 2627
+    assert first["complete_history"] is True
+    capacity = first["recorded_capacity_bytes"]
+    again = one("replay", str(TRACE), "--device", "0", "--alloc-conf", "", "--capacity", str(capacity))
+    assert again["first_oom"]["event"] == first["first_oom"]["event"]
+    for figure in ("peak_allocated_bytes", "peak_active_bytes", "peak_reserved_bytes", "num_alloc_retries"):
+        assert again[figure] == first[figure], figure
+    other = one("replay", str(TRACE), "--device", "0", "--dump", "0002-exit")
+    assert other["events"] > first["events"]
+    said = text("inspect", str(TRACE))
+    assert "Out of memory at this event" in said
+    assert re.search(r"update +\S*cache_utils.py", said)
+    assert "is not the state in the snapshot" not in said
+
+
+def test_a_file_inside_a_run_folder_brings_its_surroundings() -> None:
+    (path,) = TRACE.glob("processes/*/0001-oom.pickle")
+    device = one("replay", str(path), "--device", "1")
+    assert device["torch"]["version"] == "2.15.0+cu132"
+    assert device["dump"] == "0001-oom"
+
+
+def test_of_a_process_the_last_error_counts(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    folder = add_process(run, 7, rank=3, torch_version="2.12.0")
+    plain = recorded(PROGRAM, Settings())
+    add_dump(folder, plain, reason="oom", sequence=1)
+    add_dump(folder, plain, reason="oom", sequence=2)
+    add_dump(folder, plain, reason="exit", sequence=3)
+    add_process(run, 8)
+    document = ask("replay", str(run))
+    (device,) = document["devices"]
+    assert (device["dump"], device["rank"], device["pid"]) == ("0002-oom", 3, 7)
+    assert any("left no snapshot" in problem for problem in document["problems"])
+    assert one("replay", str(run), "--dump", "0003-exit")["dump"] == "0003-exit"
+    assert "0001-oom, 0002-oom, 0003-exit" in str(refused("replay", str(run), "--dump", "0009-oom"))
+    assert "GPU 0, rank 3, pid 7" in text("inspect", str(run))
+
+
+def test_an_unreadable_snapshot_beside_others_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for pid in (7, 8):
+        add_dump(add_process(run, pid), recorded(PROGRAM, Settings()))
+    (broken,) = run.glob("processes/*-8-*/0001-oom.pickle")
+    broken.write_bytes(broken.read_bytes()[:100])
+    document = ask("inspect", str(run))
+    assert len(document["devices"]) == 1
+    assert any("0001-oom" in problem for problem in document["problems"])
+    assert "About the recording" in text("inspect", str(run))
+
+
+def test_settings_of_old_recordings_come_from_the_environment(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    folder = add_process(
+        run, 7, torch_version="2.1.0", environment={"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}
+    )
+    plain = recorded(PROGRAM, Settings())
+    plain["allocator_settings"] = None
+    add_dump(folder, plain, reason="exit")
+    assert one("replay", str(run))["alloc_conf"] == "max_split_size_mb:64"
