@@ -59,7 +59,8 @@ BLOCK = np.dtype(
         ("mapped", np.uint8),
         ("phantom", np.uint8),  # its memory contradicts the recording's segments
         ("used", np.uint8),  # this row is a block, not spare
-    ]
+    ],
+    align=True,
 )
 
 POOL = np.dtype(

@@ -52,7 +52,6 @@ class SelfCheck:
 class _Keyframe:
     event: int
     heap: Heap
-    block_of: NDArray[np.int64]
 
 
 class History:
@@ -98,12 +97,12 @@ class History:
         heap = started_heap(config, len(self.recording.pools), self.initial)
         block_of = block_rows_of_births(heap, self.births)
         self.effects = np.zeros(n, EFFECT)
-        self._keyframes = [_Keyframe(0, copied(heap), block_of.copy())]
+        self._keyframes = [_Keyframe(0, copied(heap))]
         for start in range(0, n, KEYFRAME_EVENTS):
             stop = min(start + KEYFRAME_EVENTS, n)
             heap = self._run(heap, block_of, start, stop, writes_effects=True)
             if stop < n:
-                self._keyframes.append(_Keyframe(stop, copied(heap), block_of.copy()))
+                self._keyframes.append(_Keyframe(stop, copied(heap)))
         self.last = heap
         self.check = self._check()
 
@@ -126,7 +125,16 @@ class History:
             raise IndexError(f"the recording has {len(self.recording)} events, not {events}")
         at = bisect_right([frame.event for frame in self._keyframes], events) - 1
         frame = self._keyframes[at]
-        return self._run(copied(frame.heap), frame.block_of.copy(), frame.event, events, writes_effects=False)
+        heap = copied(frame.heap)
+        block_of = block_rows_of_births(heap, self.births)
+        return self._run(heap, block_of, frame.event, events, writes_effects=False)
+
+    @property
+    def keyframe_bytes(self) -> int:
+        """Memory that the keyframes take."""
+        return sum(
+            sum(getattr(frame.heap, name).nbytes for name in Heap._fields) for frame in self._keyframes
+        )
 
     def _check(self) -> SelfCheck:
         allocs = np.flatnonzero(self.recording.events.action == ALLOC)
