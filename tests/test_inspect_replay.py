@@ -19,7 +19,7 @@ from oomdoctor.errors import OomdoctorError
 from oomdoctor.units import MIB
 from tests.allocator.recorded_by_heap import recorded
 from tests.run.building import add_dump, add_process, make_run
-from tests.snapshot.building import event, hole, live, segment, snapshot
+from tests.snapshot.building import event, frame, hole, live, segment, snapshot
 
 TRACE = Path(__file__).parent.parent / "traces" / "llama-4-layers-two-gpus"
 PROGRAM = [
@@ -262,6 +262,39 @@ def test_any_event_and_from_the_end(file: str) -> None:
     for wrong in (events + 1, -events - 1):
         assert refused("inspect", file, "--event", str(wrong)).exit_code == 2
     assert f"after 2 of {events} events" in text("inspect", file, "--event", "2")
+
+
+def test_what_pins_and_for_how_long(tmp_path: Path) -> None:
+    here, there = [frame("here", "/home/me/a.py")], [frame("there", "/home/me/b.py")]
+    first, second = 1 << 40, 1 << 41
+    plain = snapshot(
+        segment(first, live(4 * MIB, stack=here), hole(8 * MIB), live(2 * MIB, stack=there), hole(6 * MIB)),
+        segment(
+            second,
+            *(live(2 * MIB, stack=there), hole(4 * MIB), live(2 * MIB, stack=here)),
+            *(live(2 * MIB, stack=there), live(10 * MIB, stack=here)),
+            expandable=True,
+        ),
+        traces=[
+            [
+                event("alloc", 2 * MIB, addr=first + 12 * MIB, frames=there, time_us=100),
+                event("alloc", 2 * MIB, addr=second, frames=there, time_us=300),
+                event("alloc", 2 * MIB, addr=second + 8 * MIB, frames=there, time_us=700),
+                event("snapshot", 0, addr=0, time_us=1_500_100),
+            ]
+        ],
+    )
+    path = save(tmp_path / "pins.pickle", plain)
+    pins = {pin["frames"][0]["name"]: pin for pin in one("inspect", path)["pinning"]}
+    assert pins["there"]["blocks"] == 2, "of the expandable segment the neighbours of the hole alone"
+    assert (pins["there"]["oldest_age_events"], pins["there"]["oldest_age_us"]) == (3, 1_500_000)
+    assert pins["here"]["blocks"] == 2
+    assert (pins["here"]["older_than_trace"], pins["here"]["oldest_age_events"]) == (True, None)
+    said = text("inspect", path)
+    assert re.search(r"there .* 1\.5 s\n", said)
+    assert re.search(r"here .* before trace\n", said)
+    early = {pin["frames"][0]["name"]: pin for pin in one("inspect", path, "--event", "2")["pinning"]}
+    assert early["there"]["oldest_age_us"] == 200
 
 
 def test_torch_that_cannot_have_recorded_it(file: str) -> None:

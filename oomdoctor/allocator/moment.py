@@ -160,9 +160,8 @@ def _stacks(history: History, born: NDArray[np.int64]) -> NDArray[np.int32]:
     n = len(recording)
     of_birth = np.full(max(history.births, n) + 1, NO_STACK, np.int32)
     of_birth[:n] = recording.events.stack
-    older = history.initial.blocks
-    of_birth[older.birth] = older.stack
-    # Stacks may have been kept for what is live at the end alone (context="state").
+    # What is live at the end has its stack in the snapshot: blocks older than the trace, and all of them
+    # where stacks were kept for the state alone (context="state").
     final = table_of(history.last)
     final = final[(final["alloc_event"] >= 0) & ((final["allocated"] == 1) | (final["pending"] == 1))]
     blocks = recording.snapshot.blocks

@@ -14,7 +14,7 @@ from oomdoctor.allocator.fragmentation import Measures, fragmentation, observed_
 from oomdoctor.allocator.heap_layout import copied
 from oomdoctor.allocator.history import History, history_of
 from oomdoctor.allocator.layout import layout_of
-from oomdoctor.allocator.moment import Moment, moment_of
+from oomdoctor.allocator.moment import Moment, agrees_with_snapshot, moment_of
 from oomdoctor.allocator.requests import OP_EMPTY_CACHE
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.snapshot import snapshot_from_plain
@@ -210,3 +210,92 @@ def test_a_heap_that_does_not_add_up_is_refused() -> None:
     heap.stats["reserved_bytes"] += 512
     with pytest.raises(ValueError, match="reserved"):
         fragmentation(layout_of(heap))
+
+
+def test_sizes_are_observed_as_they_are_rounded() -> None:
+    plain = snapshot(
+        segment(1 << 40, live(4 * MIB), hole(16 * MIB)),
+        traces=[
+            [
+                event("alloc", 100, addr=1),
+                event("alloc", 513, addr=2),
+                event("alloc", 3 * MIB + 1, addr=3, stream=0x5500),
+                event("oom", 700 * MIB + 512, addr=5),
+            ]
+        ],
+    )
+    recording = of(plain, events=0).history.recording
+    found = observed_sizes(recording, parse_settings("", RELEASE).settings, RELEASE)
+    assert {key: sizes.tolist() for key, sizes in found.items()} == {
+        (0, 0): [512, 1024],
+        (1, 0): [700 * MIB + 512],
+        (1, 1): [3 * MIB + 512],
+    }
+
+
+def usable_of(plain: Any, conf: str) -> list[bool]:
+    moment = of(plain, conf)
+    recording, chosen = moment.history.recording, moment.history.settings
+    return usable(moment.layout, observed_sizes(recording, chosen, RELEASE)).tolist()
+
+
+def asked(*sizes: int, stream: int = 0) -> list[list[dict[str, Any]]]:
+    """A trace of requests that failed, so that they say what was asked for and hold nothing."""
+    return [[event("oom", size, addr=0, stream=stream) for size in sizes]]
+
+
+def test_oversize_blocks_serve_oversize_requests_that_leave_little() -> None:
+    """max_non_split_rounding_mb is 20 unless set."""
+    whole = segment(1 << 40, hole(60 * MIB))
+    conf = "max_split_size_mb:30"
+    assert usable_of(snapshot(whole, traces=asked(41 * MIB)), conf) == [True]
+    assert usable_of(snapshot(whole, traces=asked(40 * MIB)), conf) == [False], "20 MiB would be left"
+    assert usable_of(snapshot(whole, traces=asked(29 * MIB)), conf) == [False]
+    assert usable_of(snapshot(whole, traces=asked(29 * MIB)), "") == [True]
+
+
+def test_expandable_memory_serves_nobody_once_switched_off() -> None:
+    left = segment(1 << 40, live(4 * MIB), hole(16 * MIB), expandable=True)
+    plain = snapshot(left, traces=asked(2 * MIB))
+    assert usable_of(plain, "") == [False, False]
+    assert usable_of(plain, "expandable_segments:True") == [False, True]
+
+
+def test_a_segment_that_can_go_back_is_not_stranded() -> None:
+    plain = snapshot(
+        segment(1 << 40, hole(20 * MIB), stream=0x5500),
+        segment(1 << 41, live(4 * MIB), hole(16 * MIB), stream=0x5500),
+        segment(1 << 42, live(7 * MIB), hole(51 * MIB), live(2 * MIB), stream=0x7700, expandable=True),
+        traces=asked(2 * MIB),
+    )
+    device = of(plain).fragmentation.device
+    # Of the hole from 7 to 58 MiB the one handle that lies inside it, from 20 to 40.
+    assert device.releasable_bytes == 20 * MIB + 20 * MIB
+    assert device.stranded_bytes == 16 * MIB + 51 * MIB - 20 * MIB
+
+
+def test_a_private_pool_in_use_gives_nothing_back() -> None:
+    plain = snapshot(segment(1 << 40, hole(20 * MIB), pool=(0, 1)), traces=asked(2 * MIB))
+    device = of(plain).fragmentation.device
+    assert (device.releasable_bytes, device.stranded_bytes) == (0, 20 * MIB)
+
+
+def test_the_neighbours_alone_pin_a_hole_of_an_expandable_segment() -> None:
+    blocks = (live(2 * MIB), hole(4 * MIB), live(3 * MIB), live(5 * MIB), hole(6 * MIB))
+    moment = of(snapshot(segment(1 << 40, *blocks, expandable=True)))
+    holes = moment.holes_frame()
+    assert list(holes["pins"]) == [2, 1]
+    assert list(holes["pinning_bytes"]) == [5 * MIB, 5 * MIB]
+
+
+def test_blocks_outside_of_every_segment_are_left_out() -> None:
+    """As in a recording that was cut by hand."""
+    plain = snapshot(
+        segment(1 << 40, live(4 * MIB), hole(16 * MIB)),
+        traces=[[event("alloc", 3 * MIB, addr=1 << 45)]],
+    )
+    moment = of(plain)
+    assert moment.layout.phantoms == 3 * MIB
+    assert moment.history.check.conflicts == 1
+    assert moment.fragmentation.device.reserved_bytes == 20 * MIB
+    assert not agrees_with_snapshot(moment.history)
