@@ -271,15 +271,16 @@ def test_what_pins_and_for_how_long(tmp_path: Path) -> None:
         segment(first, live(4 * MIB, stack=here), hole(8 * MIB), live(2 * MIB, stack=there), hole(6 * MIB)),
         segment(
             second,
-            *(live(2 * MIB, stack=there), hole(4 * MIB), live(2 * MIB, stack=here)),
+            *(live(2 * MIB, stack=here), hole(4 * MIB), live(2 * MIB, stack=there)),
             *(live(2 * MIB, stack=there), live(10 * MIB, stack=here)),
             expandable=True,
         ),
         traces=[
             [
-                event("alloc", 2 * MIB, addr=first + 12 * MIB, frames=there, time_us=100),
-                event("alloc", 2 * MIB, addr=second, frames=there, time_us=300),
-                event("alloc", 2 * MIB, addr=second + 8 * MIB, frames=there, time_us=700),
+                event("alloc", 2 * MIB, addr=second + 8 * MIB, frames=there, time_us=50),
+                event("alloc", 2 * MIB, addr=second + 6 * MIB, frames=there, time_us=100),
+                event("alloc", 2 * MIB, addr=first + 12 * MIB, frames=there, time_us=300),
+                event("alloc", 2 * MIB, addr=second, frames=here, time_us=700),
                 event("snapshot", 0, addr=0, time_us=1_500_100),
             ]
         ],
@@ -293,7 +294,7 @@ def test_what_pins_and_for_how_long(tmp_path: Path) -> None:
     said = text("inspect", path)
     assert re.search(r"there .* 1\.5 s\n", said)
     assert re.search(r"here .* before trace\n", said)
-    early = {pin["frames"][0]["name"]: pin for pin in one("inspect", path, "--event", "2")["pinning"]}
+    early = {pin["frames"][0]["name"]: pin for pin in one("inspect", path, "--event", "3")["pinning"]}
     assert early["there"]["oldest_age_us"] == 200
 
 
