@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oomdoctor.allocator.heap_layout import CONFIG
-from oomdoctor.allocator.rules import TorchVersion, rules_of
+from oomdoctor.allocator.rules import rules_of
 from oomdoctor.allocator.settings import Settings
+from oomdoctor.allocator.torch_version import TorchVersion
 
 _NO_END = 1 << 45
 

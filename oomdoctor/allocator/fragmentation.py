@@ -18,8 +18,9 @@ from oomdoctor.allocator.heap_layout import FIRST_PRIVATE, LARGE_BLOCKS, NULL, S
 from oomdoctor.allocator.layout import Layout
 from oomdoctor.allocator.recording import Recording
 from oomdoctor.allocator.rounding import rounded_sizes
-from oomdoctor.allocator.rules import TorchVersion, rules_of
+from oomdoctor.allocator.rules import rules_of
 from oomdoctor.allocator.settings import Settings
+from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.snapshot.model import ACTIVE_ALLOCATED, ACTIVE_PENDING_FREE, ALLOC, INACTIVE, OOM
 
 if TYPE_CHECKING:

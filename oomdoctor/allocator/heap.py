@@ -7,9 +7,7 @@ version. A block is its row in ``heap.blocks``.
 
 from __future__ import annotations
 
-import numpy as np
-
-from oomdoctor.allocator.compiled import compiled
+from oomdoctor.allocator.compiled import compiled, passed
 from oomdoctor.allocator.constants import (
     MIN_BLOCK_SIZE,
     MIN_LARGE_ALLOC,
@@ -38,17 +36,16 @@ from oomdoctor.snapshot.model import SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, S
 # 17120).
 DRIVER_GRANULE = 2 << 20
 
-# As values of a NumPy type: for each Python number Numba would compile the function that takes it anew.
 _NEW, _RETRY, _GARBAGE_COLLECTION, _RELEASE_AVAILABLE, _EMPTY_CACHE = map(
-    np.int64, (CAUSE_NEW, CAUSE_RETRY, CAUSE_GARBAGE_COLLECTION, CAUSE_RELEASE_AVAILABLE, CAUSE_EMPTY_CACHE)
+    passed, (CAUSE_NEW, CAUSE_RETRY, CAUSE_GARBAGE_COLLECTION, CAUSE_RELEASE_AVAILABLE, CAUSE_EMPTY_CACHE)
 )
 _SEGMENT_ALLOC, _SEGMENT_FREE, _SEGMENT_MAP, _SEGMENT_UNMAP = map(
-    np.int64, (SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, SEGMENT_UNMAP)
+    passed, (SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, SEGMENT_UNMAP)
 )
-_SMALL, _LARGE = np.int64(SMALL_BLOCKS), np.int64(LARGE_BLOCKS)
-_NONE, _ONE, _FIRST = np.int64(0), np.int64(1), np.int64(-1)
+_SMALL, _LARGE = passed(SMALL_BLOCKS), passed(LARGE_BLOCKS)
+_NONE, _ONE, _FIRST = passed(0), passed(1), passed(-1)
 # Addresses that a replay makes up may be negative: below the lowest that the recording names.
-_LOWEST_ADDRESS = np.int64(-(1 << 63))
+_LOWEST_ADDRESS = passed(-(1 << 63))
 
 MALLOC_OOM, MALLOC_REJECTED = -1, -2
 

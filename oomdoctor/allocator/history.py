@@ -19,9 +19,9 @@ from oomdoctor.allocator.initial import (
 from oomdoctor.allocator.recorded import EFFECT, Steps, run_recorded
 from oomdoctor.allocator.recording import Recording, recording_of
 from oomdoctor.allocator.releases import release_bursts
-from oomdoctor.allocator.rules import TorchVersion
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
+from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.snapshot.model import ALLOC, Snapshot
 
 # Between keyframes: few enough events that running them takes some milliseconds.

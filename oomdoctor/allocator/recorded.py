@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.compiled import compiled, compiled_entry
+from oomdoctor.allocator.compiled import compiled, compiled_entry, passed
 from oomdoctor.allocator.constants import MIN_BLOCK_SIZE
 from oomdoctor.allocator.heap import (
     alloc_found_block,
@@ -55,7 +55,7 @@ from oomdoctor.snapshot.model import (
     SEGMENT_UNMAP,
 )
 
-_RECORDED, _ZERO = np.int64(CAUSE_RECORDED), np.int64(0)  # NumPy's type: see oomdoctor.allocator.heap
+_RECORDED, _ZERO = passed(CAUSE_RECORDED), passed(0)
 
 
 class Steps(NamedTuple):
@@ -210,7 +210,14 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
                 heap.blocks[b].pool = _inferred_pool(heap, pool)
                 stats.inferred_segments += 1
                 predicted = ptr
-            elif stats.mapped_block == NULL:
+            elif stats.mapped_block != NULL:
+                if (
+                    heap.blocks[stats.mapped_block].ptr == ptr
+                    and heap.blocks[stats.mapped_block].pool == pool
+                ):
+                    _move_segment(heap, stats.mapped_block, pool)
+                    predicted = ptr
+            else:
                 # The block taken is of a private pool, so the request was.
                 predicted = _search_where(heap, ptr, stream, size, pool)
         elif pool < FIRST_PRIVATE:
@@ -250,6 +257,27 @@ def _inferred_pool(heap: Heap, pool: int) -> int:
 
 
 @compiled
+def _move_segment(heap: Heap, b: int, pool: int) -> None:
+    """The segment of a block was taken for one of the default pools, and is a private one's."""
+    heap.stats[0].inferred_segments += 1
+    while heap.blocks[b].prev != NULL:
+        b = heap.blocks[b].prev
+    while b != NULL:
+        block = heap.blocks[b]
+        if not block.mapped:
+            unmapped_erase(heap, b)
+            block.pool = _inferred_pool(heap, pool)
+            unmapped_insert(heap, b)
+        elif block.allocated or block.pending:
+            block.pool = _inferred_pool(heap, pool)
+        else:
+            erase(heap, b)
+            block.pool = _inferred_pool(heap, pool)
+            insert_into_blocks(heap, b)
+        b = block.next
+
+
+@compiled
 def _search_again(
     heap: Heap, steps: Steps, predicted: int, ptr: int, came: bool, stream: int, size: int, pool: int
 ) -> int:
@@ -260,20 +288,9 @@ def _search_again(
             return predicted
         b = heap.free_blocks[at]
         came_with = heap.blocks[b].segment_event
-        if came_with < 0 or steps.pool_known[came_with] or heap.blocks[b].expandable_segment != NULL:
+        if came_with < 0 or steps.pool_known[came_with]:
             return predicted
-        heap.stats[0].inferred_segments += 1
-        while heap.blocks[b].prev != NULL:
-            b = heap.blocks[b].prev
-        while b != NULL:
-            block = heap.blocks[b]
-            listed = not block.allocated and not block.pending
-            if listed:
-                erase(heap, b)
-            block.pool = _inferred_pool(heap, pool)
-            if listed:
-                insert_into_blocks(heap, b)
-            b = block.next
+        _move_segment(heap, b, pool)
         at = find_free_block(heap, pool, stream, size, bool(heap.config[0].expandable_segments))
         predicted = heap.blocks[heap.free_blocks[at]].ptr if at >= 0 else NULL
     return ptr if predicted == NULL and came else predicted
@@ -313,6 +330,18 @@ def _unmapped_at(heap: Heap, pool: int, stream: int, ptr: int) -> int:
 
 
 @compiled
+def _unmapped_of_any_pool(heap: Heap, pool: int, stream: int, ptr: int) -> int:
+    """The unmapped block that begins at an address, whichever pool of the same kind it is of."""
+    for at in range(heap.stats[0].unmapped_count):
+        b = heap.unmapped[at]
+        block = heap.blocks[b]
+        alike = block.stream == stream and heap.pools[block.pool].is_small == heap.pools[pool].is_small
+        if block.ptr == ptr and alike:
+            return b
+    return NULL
+
+
+@compiled
 def _room_above(heap: Heap, ptr: int) -> int:
     """The address range of an expandable segment that begins here: the trace does not say where it ends."""
     end = ptr + RESERVE
@@ -333,6 +362,8 @@ def _map(heap: Heap, steps: Steps, i: int) -> None:
     ptr, size, stream = steps.address[i], steps.entry_size[i], steps.stream[i]
     pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
     b = _unmapped_at(heap, pool, stream, ptr)
+    if b == NULL and not steps.pool_known[i]:
+        b = _unmapped_of_any_pool(heap, pool, stream, ptr)
     if b == NULL:
         b = new_expandable_segment(heap, pool, stream, ptr, _room_above(heap, ptr))
     block = heap.blocks[b]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.rules import TorchVersion, rules_of
+from oomdoctor.allocator.rules import rules_of
+from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.snapshot.model import (
     ALLOC,
     FREE_COMPLETED,

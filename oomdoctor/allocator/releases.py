@@ -24,8 +24,8 @@ from oomdoctor.allocator.heap_layout import (
     CAUSE_RETRY,
 )
 from oomdoctor.allocator.recording import Recording, capturing_pools
-from oomdoctor.allocator.rules import TorchVersion
 from oomdoctor.allocator.settings import Settings
+from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.snapshot.model import (
     FREE_COMPLETED,
     FREE_REQUESTED,
@@ -58,7 +58,7 @@ class Burst:
 def deferred_completions(recording: Recording) -> NDArray[np.bool_]:
     """Which free_completed events do not follow their free_requested: another stream was waited for."""
     events = recording.events
-    completed = events.action == FREE_COMPLETED
+    completed: NDArray[np.bool_] = events.action == FREE_COMPLETED
     at_once = np.zeros(len(events), np.bool_)
     at_once[1:] = (events.action[:-1] == FREE_REQUESTED) & (recording.birth[:-1] == recording.birth[1:])
     return completed & ~at_once

@@ -27,9 +27,9 @@ from oomdoctor.allocator.requests import (
     Requests,
     run_requests,
 )
-from oomdoctor.allocator.rules import TorchVersion
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
+from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.snapshot.model import (
     ALLOC,
     FREE_COMPLETED,

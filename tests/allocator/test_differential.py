@@ -71,7 +71,9 @@ def test_recording_is_replayed_to_its_own_addresses(python: str, policy: Policy,
     "text", ["expandable_segments:True", "max_split_size_mb:32", "roundup_power2_divisions:4"]
 )
 def test_recordings_under_other_settings_are_too(python: str, text: str, tmp_path: Path) -> None:
-    recorded = record(python, drawn(python), RANDOM, tmp_path, settings=text)
+    # To 2.11 the parts of expandable segments of several such pools cannot be told from one another either.
+    told = not text.startswith("expandable") or rules_of(torch_version(python)).tie_break != TIE_ADDRESS
+    recorded = record(python, drawn(python, own_pools=told), RANDOM, tmp_path, settings=text)
     assert {one.program.name: wrong for one in recorded if (wrong := differences_in_recording(one))} == {}
 
 
