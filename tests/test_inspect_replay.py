@@ -120,6 +120,17 @@ def test_a_memory_fraction_is_of_the_total(file: str) -> None:
     assert any("--total" in note for note in nothing["notes"])
 
 
+def test_a_fraction_in_the_settings_holds_unless_the_program_set_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for pid, fraction in ((7, 1.0), (8, 0.9)):
+        folder = add_process(run, pid, torch_version="2.12.0")
+        settings = {"memory_fraction": {"0": fraction}}
+        add_dump(folder, recorded(PROGRAM, Settings()), total=1000 * MIB, settings=settings)
+    conf = ("--alloc-conf", "per_process_memory_fraction:0.5")
+    limits = [device["limit_bytes"] for device in ask("replay", str(run), *conf)["devices"]]
+    assert limits == [500 * MIB, 900 * MIB]
+
+
 def test_a_torch_that_can_have_recorded_it_is_taken_for_it(file: str) -> None:
     assert one("replay", file)["torch"]["newest"] == "2.12"
     device = one("replay", file, "--torch", "2.12.1")
@@ -229,6 +240,25 @@ def test_a_mismatch_is_named(tmp_path: Path) -> None:
     assert check["first_mismatch"]["address"] == base + 14 * MIB
     assert check["first_mismatch"]["predicted_address"] in (base, base + 12 * MIB), "where a hole begins"
     assert "The first it does not is number 2 (event 5" in " ".join(text("replay", path).split())
+
+
+def test_compiling_is_told_to_a_person_and_once(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from oomdoctor.cli import recordings
+
+    one("replay", file, "--alloc-conf", "")  # now all of it is compiled
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    recordings.say_if_compiling(simulates=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(recordings.glob, "glob", lambda pattern: ["x"] if "run_recorded" in pattern else [])
+    recordings.say_if_compiling()
+    assert capsys.readouterr().err == ""
+    recordings.say_if_compiling(simulates=True)
+    assert "compiling the allocator's heap, once" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    recordings.say_if_compiling(simulates=True)
+    assert capsys.readouterr().err == "", "nobody watches"
 
 
 # ---- inspect ----

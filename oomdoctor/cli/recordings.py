@@ -49,17 +49,26 @@ def json_option(schema: str) -> Callable[[_F], _F]:
     return click.option("--json", "as_json", is_flag=True, help=f"Print {schema} on standard output.")
 
 
-def say_if_compiling() -> None:
-    """The heap is compiled when it is first used: tens of seconds that a person should know of."""
+def say_if_compiling(*, simulates: bool = False) -> None:
+    """The heap is compiled when it is first used: tens of seconds that a person should know of.
+
+    Args:
+        simulates: whether requests will be replayed under other conditions, which takes more of it.
+    """
     if not sys.stderr.isatty():
         return
     from oomdoctor.allocator.recorded import run_recorded
+    from oomdoctor.allocator.requests import run_requests
 
-    stats: Any = getattr(run_recorded, "stats", None)
-    folder = getattr(stats, "cache_path", None)
-    if folder and glob.glob(os.path.join(glob.escape(folder), "recorded.run_recorded-*.nbi")):
-        return
-    sys.stderr.write("oomdoctor: compiling the allocator's heap, once; this takes half a minute\n")
+    if not _is_compiled(run_recorded) or (simulates and not _is_compiled(run_requests)):
+        sys.stderr.write("oomdoctor: compiling the allocator's heap, once; this takes half a minute\n")
+
+
+def _is_compiled(function: Any) -> bool:
+    """Whether Numba has the function in its cache."""
+    folder = getattr(getattr(function, "stats", None), "cache_path", None)
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}-*.nbi"
+    return folder is not None and bool(glob.glob(os.path.join(glob.escape(folder), name)))
 
 
 def each_device(

@@ -75,7 +75,8 @@ def command(
     from oomdoctor.allocator.what_if import Asked, compare
     from oomdoctor.errors import InputError
 
-    say_if_compiling()
+    changes = (alloc_conf, capacity, torch, memory_fraction)
+    say_if_compiling(simulates=any(value is not None for value in changes))
     problems: list[str] = []
     found = []
     warned: set[str] = set()
