@@ -190,7 +190,7 @@ def pool_begin(heap: Heap, pool: int) -> int:
 
 
 @compiled
-def _position(heap: Heap, b: int) -> int:
+def position_of(heap: Heap, b: int) -> int:
     block = heap.blocks[b]
     return lower_bound(heap, block.pool, block.stream, block.size, block.counter, block.ptr)
 
@@ -199,7 +199,7 @@ def _position(heap: Heap, b: int) -> int:
 def insert_into_blocks(heap: Heap, b: int) -> None:
     """``BlockPool::insert_into_blocks``: keeps the age for garbage collection."""
     heap.blocks[b].gc_count_base = heap.pools[heap.blocks[b].pool].get_free_blocks_call_count
-    at = _position(heap, b)
+    at = position_of(heap, b)
     stats = heap.stats[0]
     free_blocks = heap.free_blocks
     for i in range(stats.free, at, -1):
@@ -219,7 +219,7 @@ def erase_at(heap: Heap, at: int) -> None:
 
 @compiled
 def erase(heap: Heap, b: int) -> None:
-    erase_at(heap, _position(heap, b))
+    erase_at(heap, position_of(heap, b))
 
 
 # ---- BlockPool.unmapped ----
@@ -659,8 +659,8 @@ def segment_address(heap: Heap, size: int) -> int:
 
 
 @compiled
-def find_expandable_block(heap: Heap, pool: int, stream: int, size: int) -> int:
-    """The lowest address in any expandable segment with room for the size, free or unmapped."""
+def find_expandable_room(heap: Heap, pool: int, stream: int, size: int) -> int:
+    """The lowest address in any expandable segment with room for the size, free or unmapped; -1: none."""
     at = unmapped_lower_bound(heap, pool, stream, _LOWEST_ADDRESS)
     while at < heap.stats[0].unmapped_count:
         c = heap.unmapped[at]
@@ -672,6 +672,14 @@ def find_expandable_block(heap: Heap, pool: int, stream: int, size: int) -> int:
         if _has_available_address_space(heap, c, size):
             return c
         at += 1
+    return NULL
+
+
+@compiled
+def find_expandable_block(heap: Heap, pool: int, stream: int, size: int) -> int:
+    b = find_expandable_room(heap, pool, stream, size)
+    if b != NULL:
+        return b
     reserve = heap.config[0].address_space
     granularity = expandable_granularity(heap, pool)
     reserve = (reserve + granularity - 1) // granularity * granularity

@@ -21,6 +21,7 @@ from oomdoctor.allocator.heap import (
     delete_block,
     erase,
     erase_at,
+    find_expandable_room,
     find_free_block,
     free,
     free_completed,
@@ -32,6 +33,7 @@ from oomdoctor.allocator.heap import (
     new_block,
     new_expandable_segment,
     new_segment,
+    position_of,
     release_block,
     release_expandable_segment,
     round_size,
@@ -148,6 +150,18 @@ def _settle(heap: Heap) -> None:
 
 
 @compiled
+def _find(heap: Heap, pool: int, stream: int, size: int, expandable: bool) -> int:
+    """The position in ``free_blocks`` of what a malloc takes without new memory; negative: none."""
+    at = find_free_block(heap, pool, stream, size, expandable)
+    if at < 0 and expandable:
+        # A block too large for the request by max_split_size is found after all, as one that could grow.
+        b = find_expandable_room(heap, pool, stream, size)
+        if b != NULL and heap.blocks[b].mapped and heap.blocks[b].size >= size:
+            return position_of(heap, b)
+    return at
+
+
+@compiled
 def _search(heap: Heap, steps: Steps, request: int) -> None:
     """Before a segment comes: would the heap have asked for one?"""
     stats = heap.stats[0]
@@ -159,7 +173,7 @@ def _search(heap: Heap, steps: Steps, request: int) -> None:
     size = round_size(heap, size) if steps.action[request] == ALLOC else size
     pool = get_pool(steps.private_pool[request], size)
     expandable = bool(heap.config[0].expandable_segments) and not heap.pools[pool].custom_allocator
-    at = find_free_block(heap, pool, steps.stream[request], size, expandable)
+    at = _find(heap, pool, steps.stream[request], size, expandable)
     if at >= 0:
         stats.hit_ptr = heap.blocks[heap.free_blocks[at]].ptr
 
@@ -197,7 +211,7 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
             b = stats.fresh
             stats.fresh = NULL
     else:
-        at = find_free_block(heap, pool, stream, size, expandable)
+        at = _find(heap, pool, stream, size, expandable)
         if at >= 0:
             predicted = heap.blocks[heap.free_blocks[at]].ptr
             if predicted == ptr:
