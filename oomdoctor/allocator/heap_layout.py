@@ -97,7 +97,8 @@ STATS = np.dtype(
             # The malloc that a recording is in the middle of; see oomdoctor.allocator.recorded.
             "fresh", "searched", "hit_ptr", "seen_release", "mapped_block", "last_free_requested",
             "predicted", "conflicts",
-            "segments_as_recorded", "inferred_segments",
+            "segments_as_recorded",
+            "tie", "inferred_segments",
         )
     ]
 )  # fmt: skip

@@ -19,6 +19,8 @@ from oomdoctor.allocator.initial import (
 from oomdoctor.allocator.recorded import EFFECT, Steps, run_recorded
 from oomdoctor.allocator.recording import Recording, recording_of
 from oomdoctor.allocator.releases import release_bursts
+from oomdoctor.allocator.rules import TIE_SEGMENT_COUNTER, rules_of
+from oomdoctor.allocator.segment_order import by_address, ordered, piece_at
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
 from oomdoctor.allocator.torch_version import TorchVersion
@@ -65,6 +67,7 @@ class History:
         check: the self-check.
         last: the heap after the last event.
         bursts: the releases of segments, with why each happened.
+        ranks: of the segments that were there before, the oldest first; by address where nothing shows it.
         births: how many blocks have a number, see :mod:`oomdoctor.allocator.recording`.
     """
 
@@ -78,7 +81,10 @@ class History:
         self.steps = _steps(recording, request, self.is_small)
         births = np.concatenate([recording.birth, self.initial.blocks.birth])
         self.births = int(births.max()) + 1 if len(births) else 0
+        self.ranks = by_address(self.initial.pieces)
         self._replay(infers_pools=False)
+        if rules_of(torch).tie_break == TIE_SEGMENT_COUNTER:
+            self._order_older_segments()
         stated = bool(self.steps.pool_known.all())
         if self.check.matching < self.check.compared and not stated:
             # Before 2.12 the trace does not say which requests went to private pools.
@@ -90,11 +96,29 @@ class History:
             recording, settings, self.effects["reserved_bytes"], self.effects["private_pool"], request
         )
 
+    def _order_older_segments(self) -> None:
+        """Where a choice between older segments contradicts their order, change that until none does."""
+        pieces = self.initial.pieces
+        starts = [piece.start for piece in pieces]
+        older: set[tuple[int, int]] = set()
+        while self.check.matching < self.check.compared:
+            known = len(older)
+            for event in np.flatnonzero(self.effects["tie"]).tolist():
+                first = piece_at(pieces, starts, int(self.recording.events.address[event]))
+                second = piece_at(pieces, starts, int(self.effects["predicted"][event]))
+                if first is not None and second is not None and first != second:
+                    older.add((first, second))
+            ranks = ordered(len(pieces), older)
+            if len(older) == known or ranks is None:
+                return
+            self.ranks = ranks
+            self._replay(infers_pools=False)
+
     def _replay(self, *, infers_pools: bool) -> None:
         n = len(self.recording)
         config = config_of(self.settings, self.torch)
         config["infers_pools"] = infers_pools
-        heap = started_heap(config, len(self.recording.pools), self.initial)
+        heap = started_heap(config, len(self.recording.pools), self.initial, self.ranks)
         block_of = block_rows_of_births(heap, self.births)
         self.effects = np.zeros(n, EFFECT)
         self._keyframes = [_Keyframe(0, copied(heap))]

@@ -95,6 +95,10 @@ EFFECT = np.dtype(
         ("merged_after", np.int64),
         ("predicted", np.int64),  # alloc: the address by our own rules; -1: none
         ("private_pool", np.int64),  # 0: none
+        (
+            "tie",
+            np.uint8,
+        ),  # alloc: the address predicted and the recorded one are of blocks alike but for their age
         ("allocated_bytes", np.int64),  # after the event
         ("active_bytes", np.int64),
         ("requested_bytes", np.int64),
@@ -236,6 +240,8 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
                 predicted = _search_where(heap, ptr, stream, size, pool)
         elif pool < FIRST_PRIVATE:
             predicted = _search_again(heap, steps, predicted, ptr, b != NULL, stream, size, pool)
+    if b == NULL and predicted not in (NULL, ptr):
+        stats.tie = _is_tie(heap, predicted, ptr)
     _settle(heap)
     if b == NULL:
         b = _take_at(heap, ptr, size)
@@ -262,6 +268,17 @@ def _search_where(heap: Heap, ptr: int, stream: int, size: int, pool: int) -> in
         return NULL
     found = find_free_block(heap, other, stream, size, bool(heap.config[0].expandable_segments))
     return heap.blocks[heap.free_blocks[found]].ptr if found >= 0 else NULL
+
+
+@compiled
+def _is_tie(heap: Heap, ptr: int, other_ptr: int) -> bool:
+    """Whether free blocks of one size, pool and stream begin at both addresses."""
+    at, other_at = _free_block_at(heap, ptr), _free_block_at(heap, other_ptr)
+    if at == NULL or other_at == NULL:
+        return False
+    block, other = heap.blocks[heap.free_blocks[at]], heap.blocks[heap.free_blocks[other_at]]
+    alike = block.size == other.size and block.pool == other.pool and block.stream == other.stream
+    return alike and block.ptr == ptr and other.ptr == other_ptr
 
 
 @compiled
@@ -456,6 +473,7 @@ def run_recorded(
         stats.split_remainder = 0
         stats.merged_before = 0
         stats.merged_after = 0
+        stats.tie = 0
         action = steps.action[i]
         block_size, predicted, private_pool = 0, NULL, steps.private_pool[i]
         if action == ALLOC:
@@ -511,6 +529,7 @@ def run_recorded(
             row.merged_after = stats.merged_after
             row.predicted = predicted
             row.private_pool = private_pool
+            row.tie = stats.tie
             row.allocated_bytes = stats.allocated_bytes
             row.active_bytes = stats.active_bytes
             row.requested_bytes = stats.requested_bytes

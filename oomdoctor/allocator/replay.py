@@ -215,7 +215,7 @@ def replay(
     if requests is None:
         requests = requests_of(history, version)
     config = config_of(settings, version, conditions, writes_log=writes_log)
-    heap = started_heap(config, len(history.recording.pools), history.initial)
+    heap = started_heap(config, len(history.recording.pools), history.initial, history.ranks)
     came = history.recording.events.action == SEGMENT_ALLOC
     events = history.recording.events
     heap = heap._replace(

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oomdoctor.allocator.compiled import compiled_entry
-from oomdoctor.allocator.heap import insert_into_blocks, new_block, new_segment_counter, unmapped_insert
+from oomdoctor.allocator.heap import insert_into_blocks, new_block, unmapped_insert
 from oomdoctor.allocator.heap_layout import FIRST_PRIVATE, NULL, Heap, new_heap
-from oomdoctor.allocator.initial import ALLOCATED, FREE, PENDING, UNMAPPED, InitialState
+from oomdoctor.allocator.initial import ALLOCATED, FREE, PENDING, UNMAPPED, InitialState, Piece
 
 _ROW = np.dtype(
     [
         ("ptr", np.int64), ("size", np.int64), ("requested_size", np.int64), ("birth", np.int64),
         ("pool", np.int64), ("stream", np.int64), ("expandable_segment", np.int64),
-        ("kind", np.uint8), ("first", np.uint8),
+        ("counter", np.int64), ("kind", np.uint8), ("first", np.uint8),
     ]
 )  # fmt: skip
 
 
-def started_heap(config: NDArray[Any], private_pools: int, initial: InitialState) -> Heap:
-    """The heap at the beginning of the trace."""
-    rows = _rows(initial)
+def started_heap(
+    config: NDArray[Any], private_pools: int, initial: InitialState, ranks: Sequence[int]
+) -> Heap:
+    """The heap at the beginning of the trace.
+
+    Args:
+        ranks: of the pieces of ``initial``, the oldest segment first.
+    """
+    rows = _rows(initial, ranks)
     reserves = [i for i, _ in enumerate(initial.reserves)]
     # One more than the recording names, for those that it does not name but shows.
     heap = new_heap(config, private_pools + 1, rows=max(1024, 4 * len(rows)))
@@ -40,71 +47,79 @@ def _pool(private_pool: int, is_small: bool) -> int:
     return (FIRST_PRIVATE + 2 * (private_pool - 1) if private_pool else 0) + (0 if is_small else 1)
 
 
-def _rows(initial: InitialState) -> NDArray[Any]:
-    """Blocks, free memory between them and unmapped memory of expandable segments, by address."""
+class _Layout:
+    """Rows by address: blocks, free memory between them, unmapped memory of expandable segments."""
+
+    def __init__(self, initial: InitialState, ranks: Sequence[int]) -> None:
+        self.rows: list[tuple[int, ...]] = []
+        self._initial = initial
+        self._ranks = ranks
+        # The expandable segment being laid out, and up to where it is.
+        self._reserve = NULL
+        self._cursor = 0
+        self._counter = 0
+        self._is_first = True
+
+    def piece(self, number: int, blocks: Sequence[int]) -> None:
+        """Lay out a piece of the initial state with the live blocks in it."""
+        piece = self._initial.pieces[number]
+        segment = NULL
+        if piece.expandable:
+            segment = _reserve_of(self._initial.reserves, piece.start)
+        if segment == NULL or segment != self._reserve:
+            self.close()
+            self._counter = 1 + self._ranks[number]
+            self._is_first = True
+        if segment != NULL and segment != self._reserve:
+            self._reserve = segment
+            self._cursor = self._initial.reserves[segment][0]
+        if segment != NULL and self._cursor < piece.start:
+            self._add(piece, segment, self._cursor, piece.start, UNMAPPED)
+        at = piece.start
+        live = self._initial.blocks
+        for block in blocks:
+            address = int(live.address[block])
+            end = address + int(live.block_size[block])
+            if at < address:
+                self._add(piece, segment, at, address, FREE)
+            requested, birth = int(live.requested_size[block]), int(live.birth[block])
+            self._add(piece, segment, address, end, int(live.state[block]), requested, birth)
+            at = end
+        if at < piece.end:
+            self._add(piece, segment, at, piece.end, FREE)
+        if segment != NULL:
+            self._cursor = piece.end
+            self._last = piece
+
+    def close(self) -> None:
+        """The unmapped rest of the expandable segment being laid out."""
+        if self._reserve != NULL and self._cursor < self._initial.reserves[self._reserve][1]:
+            end = self._initial.reserves[self._reserve][1]
+            self._add(self._last, self._reserve, self._cursor, end, UNMAPPED)
+        self._reserve = NULL
+
+    def _add(
+        self, piece: Piece, segment: int, start: int, end: int, kind: int, requested: int = 0, birth: int = -1
+    ) -> None:
+        pool = _pool(piece.private_pool, piece.is_small)
+        self.rows.append(
+            (
+                *(start, end - start, requested, birth, pool, piece.stream, segment),
+                *(self._counter, kind, self._is_first),
+            )
+        )
+        self._is_first = False
+
+
+def _rows(initial: InitialState, ranks: Sequence[int]) -> NDArray[Any]:
     by_piece: dict[int, list[int]] = {}
     for block, piece in enumerate(initial.blocks.piece.tolist()):
         by_piece.setdefault(piece, []).append(block)
-    rows: list[tuple[int, ...]] = []
-    reserve = -1
-    cursor = 0  # up to where the current expandable segment is laid out
-    for number, piece in enumerate(initial.pieces):
-        pool = _pool(piece.private_pool, piece.is_small)
-        segment = NULL
-        first = True
-        if piece.expandable:
-            segment = _reserve_of(initial.reserves, piece.start)
-            if segment != reserve:
-                _close(rows, initial.reserves, reserve, cursor)
-                cursor = initial.reserves[segment][0]
-                reserve = segment
-            else:
-                first = False
-            if cursor < piece.start:
-                rows.append(
-                    (cursor, piece.start - cursor, 0, -1, pool, piece.stream, segment, UNMAPPED, first)
-                )
-                first = False
-        at = piece.start
-        for block in by_piece.get(number, []):
-            address = int(initial.blocks.address[block])
-            if at < address:
-                rows.append((at, address - at, 0, -1, pool, piece.stream, segment, FREE, first))
-                first = False
-            size = int(initial.blocks.block_size[block])
-            requested, birth = int(initial.blocks.requested_size[block]), int(initial.blocks.birth[block])
-            rows.append(
-                (
-                    address,
-                    size,
-                    requested,
-                    birth,
-                    pool,
-                    piece.stream,
-                    segment,
-                    int(initial.blocks.state[block]),
-                    first,
-                )
-            )
-            first = False
-            at = address + size
-        if at < piece.end:
-            rows.append((at, piece.end - at, 0, -1, pool, piece.stream, segment, FREE, first))
-        cursor = piece.end if piece.expandable else cursor
-    _close(rows, initial.reserves, reserve, cursor)
-    return np.array(rows, dtype=_ROW) if rows else np.empty(0, _ROW)
-
-
-def _close(
-    rows: list[tuple[int, ...]], reserves: tuple[tuple[int, int], ...], reserve: int, cursor: int
-) -> None:
-    """The unmapped rest of an expandable segment, whose last row is somewhere above."""
-    if reserve < 0 or cursor >= reserves[reserve][1]:
-        return
-    last = max(i for i, row in enumerate(rows) if row[6] == reserve)
-    pool, stream = rows[last][4], rows[last][5]
-    row = (cursor, reserves[reserve][1] - cursor, 0, -1, pool, stream, reserve, UNMAPPED, False)
-    rows.insert(last + 1, row)
+    layout = _Layout(initial, ranks)
+    for number in range(len(initial.pieces)):
+        layout.piece(number, by_piece.get(number, []))
+    layout.close()
+    return np.array(layout.rows, dtype=_ROW) if layout.rows else np.empty(0, _ROW)
 
 
 def _reserve_of(reserves: tuple[tuple[int, int], ...], address: int) -> int:
@@ -115,18 +130,16 @@ def _reserve_of(reserves: tuple[tuple[int, int], ...], address: int) -> int:
 def _build(heap: Heap, rows: NDArray[Any]) -> None:
     stats = heap.stats[0]
     previous = NULL
-    counter = 0
     for i in range(len(rows)):
         row = rows[i]
-        if row.first:
-            counter = new_segment_counter(heap)
-        b = new_block(heap, row.stream, row.size, row.pool, row.ptr, counter)
+        stats.segment_counter = max(stats.segment_counter, row.counter)
+        b = new_block(heap, row.stream, row.size, row.pool, row.ptr, row.counter)
         block = heap.blocks[b]
         block.expandable_segment = row.expandable_segment
         if row.expandable_segment != NULL:
             stats.expandable_segments = max(stats.expandable_segments, row.expandable_segment + 1)
             heap.expandable[row.expandable_segment].alive = 1
-            heap.expandable[row.expandable_segment].counter = counter
+            heap.expandable[row.expandable_segment].counter = row.counter
         if not row.first:
             block.prev = previous
             heap.blocks[previous].next = b
