@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Optional
 
 import numpy as np
@@ -18,7 +19,7 @@ from oomdoctor.allocator.initial import (
 )
 from oomdoctor.allocator.recorded import EFFECT, Steps, run_recorded
 from oomdoctor.allocator.recording import Recording, recording_of
-from oomdoctor.allocator.releases import release_bursts
+from oomdoctor.allocator.releases import release_bursts, segment_causes
 from oomdoctor.allocator.rules import TIE_SEGMENT_COUNTER, rules_of
 from oomdoctor.allocator.segment_order import by_address, ordered, piece_at
 from oomdoctor.allocator.settings import Settings
@@ -152,6 +153,11 @@ class History:
         heap = copied(frame.heap)
         block_of = block_rows_of_births(heap, self.births)
         return self._run(heap, block_of, frame.event, events, writes_effects=False)
+
+    @cached_property
+    def causes(self) -> NDArray[np.uint8]:
+        """uint8[n]: why the segment of each segment event came or went, index in ``heap_layout.CAUSES``."""
+        return segment_causes(self.recording, self.bursts)
 
     @property
     def keyframe_bytes(self) -> int:
