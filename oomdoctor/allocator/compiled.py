@@ -32,11 +32,11 @@ def compiled_entry(function: _F) -> _F:
 def _drop_outdated(folder: Path) -> None:
     """Numba compiles a function anew when its own file changed, not when that of a function it calls did."""
     newest = max((source.stat().st_mtime for source in folder.glob("*.py")), default=0.0)
-    for index in folder.glob("__pycache__/*.nbi"):
+    for kept in folder.glob("__pycache__/*.nb[ic]"):
         # Another process may be at it as well, and an installation may not be ours to write to.
         with contextlib.suppress(OSError):
-            if index.stat().st_mtime < newest:
-                index.unlink()
+            if kept.stat().st_mtime < newest:
+                kept.unlink()
 
 
 _drop_outdated(Path(__file__).parent)

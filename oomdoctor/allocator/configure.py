@@ -24,13 +24,14 @@ class Conditions:
         capacity: bytes that PyTorch may reserve: the device's total less what is not PyTorch's. None: no end.
         total_memory: bytes of the device, for what is a fraction of it; the capacity where None.
         memory_fraction: of ``torch.cuda.set_per_process_memory_fraction``; None: not called.
-        addresses_fall: whether cudaMalloc hands out falling addresses; breaks ties before torch 2.12.
+        addresses_fall: whether cudaMalloc hands out falling addresses, which breaks ties before torch 2.12.
+            None: as most segments of the recording did.
     """
 
     capacity: Optional[int] = None
     total_memory: Optional[int] = None
     memory_fraction: Optional[float] = None
-    addresses_fall: bool = False
+    addresses_fall: Optional[bool] = None
 
 
 def config_of(
@@ -63,6 +64,6 @@ def config_of(
     config["expandable_segments"] = settings.expandable_segments
     config["tie_break"] = rules.tie_break
     config["unrounded_division_of_one"] = rules.unrounded_division_of_one
-    config["addresses_fall"] = conditions.addresses_fall
+    config["addresses_fall"] = bool(conditions.addresses_fall)
     config["writes_log"] = writes_log
     return config

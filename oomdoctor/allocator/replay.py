@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -155,6 +156,13 @@ def requests_of(history: History, torch: Optional[TorchVersion] = None) -> Reque
     )
 
 
+def addresses_fall(history: History) -> bool:
+    """Whether the recorded segments came at falling addresses, more often than not."""
+    events = history.recording.events
+    steps = np.diff(events.address[events.action == SEGMENT_ALLOC])
+    return bool((steps < 0).sum() > (steps > 0).sum())
+
+
 def recorded_outcome(history: History) -> Outcome:
     """The figures of the recording itself, from its replay event by event."""
     action = history.recording.events.action
@@ -214,6 +222,8 @@ def replay(
     version = torch or history.torch
     if requests is None:
         requests = requests_of(history, version)
+    if conditions.addresses_fall is None:
+        conditions = dataclasses.replace(conditions, addresses_fall=addresses_fall(history))
     config = config_of(settings, version, conditions, writes_log=writes_log)
     heap = started_heap(config, len(history.recording.pools), history.initial, history.ranks)
     came = history.recording.events.action == SEGMENT_ALLOC

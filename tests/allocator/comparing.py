@@ -131,7 +131,6 @@ def differences_in_replay(recorded: Recorded, asked: Program, real: Real) -> dic
         capacity=asked.capacity,
         total_memory=TOTAL_MEMORY,
         memory_fraction=asked.memory_fraction,
-        addresses_fall=recorded.policy.address_order == "falling",
     )
     settings = parse_settings(asked.settings, version).settings
     ours = replay(recorded.history, settings, conditions).outcome
