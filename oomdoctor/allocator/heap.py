@@ -366,8 +366,10 @@ def free_completed(heap: Heap, b: int) -> None:
     """The last event of a pending block is done."""
     stats = heap.stats[0]
     at = 0
-    while heap.pending[at] != b:
+    while at < stats.pending_count and heap.pending[at] != b:
         at += 1
+    if at == stats.pending_count:
+        return
     for i in range(at, stats.pending_count - 1):
         heap.pending[i] = heap.pending[i + 1]
     stats.pending_count -= 1

@@ -17,16 +17,23 @@ from oomdoctor.allocator.rules import rules_of
 from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.snapshot.model import (
     ALLOC,
+    ANNOTATE,
     FREE_COMPLETED,
     FREE_REQUESTED,
+    OOM,
     SEGMENT_ALLOC,
     SEGMENT_FREE,
+    SNAPSHOT,
     UNKNOWN,
+    UNKNOWN_ACTION,
     Events,
     Snapshot,
 )
 
 DEFAULT_POOL = (0, 0)
+# Beyond any device, and far from where sums would overflow.
+_MOST = 1 << 50
+_HIGHEST = 1 << 58
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def recording_of(snapshot: Snapshot, device: int) -> Recording:
     """Make the trace of a device ready."""
     notes: list[str] = []
     events = snapshot.traces[device] if device < len(snapshot.traces) else _no_events()
-    events = _in_time_order(events, notes)
+    events = _possible(_in_time_order(events, notes), notes)
     rows = np.flatnonzero(snapshot.segments.device == device)
     handles = np.concatenate([events.stream, snapshot.segments.stream[rows]]).view(np.uint64)
     streams = np.unique(handles)
@@ -122,6 +129,18 @@ def _in_time_order(events: Events, notes: list[str]) -> Events:
     notes.append("the trace was out of order; its events were sorted by time")
     order = np.argsort(events.time_us, kind="stable")
     return events.take(order)
+
+
+def _possible(events: Events, notes: list[str]) -> Events:
+    """Events of sizes and addresses that no device has are taken for none."""
+    concerned = ~np.isin(events.action, (SNAPSHOT, OOM, ANNOTATE, UNKNOWN_ACTION))
+    wrong = concerned & ((events.entry_size < 0) | (events.entry_size > _MOST) | (events.address < 0))
+    wrong |= concerned & (events.address > _HIGHEST)
+    wrong |= (events.action == OOM) & ((events.entry_size < 0) | (events.entry_size > _MOST))
+    if not wrong.any():
+        return events
+    notes.append(f"{int(wrong.sum())} events have sizes or addresses that cannot be and were left out")
+    return replace(events, action=np.where(wrong, UNKNOWN_ACTION, events.action).astype(np.uint8))
 
 
 def _births(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

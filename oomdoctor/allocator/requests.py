@@ -122,7 +122,8 @@ def run_requests(
                 free(heap, b)
         elif op in (OP_FREE, OP_FREE_REQUESTED):
             b = block_of[birth]
-            if b != NULL:
+            # A damaged recording may free a block twice.
+            if b != NULL and heap.blocks[b].alloc_event == birth and heap.blocks[b].allocated:
                 if op == OP_FREE:
                     block_of[birth] = NULL
                     free(heap, b)
