@@ -48,7 +48,8 @@ def figures() -> dict[str, int]:
 def load_small_tensors() -> None:
     """What generate() reads back from the device must mean something, as under `oomdoctor rehearse`."""
     spec = importlib.util.spec_from_file_location("small_tensors", os.environ["OOMDOCTOR_PAYLOAD"])
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.install(torch)
