@@ -41,6 +41,14 @@ class SnapshotSource:
                 return integer(entry, "total_bytes")
         return None
 
+    def capacity(self, device: int) -> Optional[int]:
+        """What PyTorch held of the device and what was free beside, when the snapshot was taken, bytes."""
+        for entry in objects(self.document, "devices"):
+            if integer(entry, "device") == device:
+                free, reserved = integer(entry, "free_bytes"), integer(entry, "reserved_bytes")
+                return None if free is None or reserved is None else free + reserved
+        return None
+
     def memory_fraction(self, device: int) -> Optional[float]:
         """What ``torch.cuda.set_per_process_memory_fraction`` was last given."""
         return number(mapping(mapping(self.document, "settings"), "memory_fraction"), str(device))

@@ -1,0 +1,1 @@
+"""Which settings would have helped: search by replay, then proof by the real allocator."""

@@ -1,0 +1,155 @@
+"""The answer: the current settings, the best ones, max_split_size_mb by name, and what each stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Optional
+
+from oomdoctor.advice.evaluate import Place, conditions_of
+from oomdoctor.advice.max_split import MaxSplitAnswer, answer
+from oomdoctor.advice.prove import Proof, prove, why_unprovable
+from oomdoctor.advice.ranking import Tried, frontier, is_better, ranked
+from oomdoctor.advice.search import Map, Progress, search
+from oomdoctor.allocator.loading import DeviceHistory
+from oomdoctor.allocator.what_if import capacity_at_oom
+from oomdoctor.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Advice for one job: recordings that share their environment.
+
+    Attributes:
+        devices: the recordings; all tuples of outcomes are in this order.
+        capacities: what each has to live with, bytes; None: not known, taken without end.
+        current: the settings as recorded.
+        tried: all settings, best first, ``current`` among them.
+        best: the recommendation; None where nothing beats the current settings.
+        why: of the recommendation, or of there being none.
+        max_split: the answer about max_split_size_mb.
+        proofs: by recording and settings text, where asked for.
+        unproved: why a recording could not be driven through the real allocator, by recording.
+        notes: what a reader has to know.
+    """
+
+    devices: tuple[DeviceHistory, ...]
+    capacities: tuple[Optional[int], ...]
+    current: Tried
+    tried: tuple[Tried, ...]
+    best: Optional[Tried]
+    why: str
+    max_split: MaxSplitAnswer
+    proofs: dict[tuple[int, str], Proof] = field(default_factory=dict)
+    unproved: dict[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def basis(self, number: int, alloc_conf: str) -> str:
+        """What the figures of a setting stand on for a recording."""
+        proof = self.proofs.get((number, alloc_conf))
+        return "proved" if proof is not None and proof.agrees else "replayed"
+
+
+def advise(
+    recordings: Sequence[tuple[Place, DeviceHistory]],
+    mapped: Map,
+    *,
+    capacity: Optional[int] = None,
+    progress: Optional[Progress] = None,
+) -> Advice:
+    """Search settings for a job.
+
+    Args:
+        recordings: those with history; at least one.
+        capacity: bytes that PyTorch may reserve on each; by default what the recording shows it had.
+    """
+    devices = tuple(device for _, device in recordings)
+    capacities = tuple(capacity if capacity is not None else capacity_of(device) for device in devices)
+    recorded_text = devices[0].history.settings.text
+    tried = search(
+        [(place, device, size) for (place, device), size in zip(recordings, capacities)],
+        mapped,
+        extra=[recorded_text],
+        progress=progress,
+    )
+    current = next((one for one in tried if one.alloc_conf == recorded_text), None)
+    if current is None:
+        # Another text does the same and stands for both; it is the current one all the same.
+        current = _same_as(tried, recorded_text, recordings, capacities, mapped)
+    others = [one for one in tried if one.alloc_conf != recorded_text]
+    best = others[0] if others and is_better(others[0], current) else None
+    notes = [
+        f"{called}: how much memory there was is not known, so nothing says whether a run survives;"
+        " --capacity SIZE tells"
+        for called, size in ((f"device {d.device}", c) for d, c in zip(devices, capacities))
+        if size is None
+    ]
+    return Advice(
+        devices=devices,
+        capacities=capacities,
+        current=current,
+        tried=tuple(ranked([current, *others])),
+        best=best,
+        why=_why(best, current),
+        max_split=answer(tried, current, [device.history for device in devices]),
+        notes=tuple(notes),
+    )
+
+
+def capacity_of(device: DeviceHistory) -> Optional[int]:
+    """What PyTorch could reserve: at the recorded out-of-memory error, else when the snapshot was taken."""
+    return capacity_at_oom(device.history) or device.source.capacity(device.device)
+
+
+def _same_as(
+    tried: Sequence[Tried],
+    text: str,
+    recordings: Sequence[tuple[Place, DeviceHistory]],
+    capacities: tuple[Optional[int], ...],
+    mapped: Map,
+) -> Tried:
+    from oomdoctor.advice.evaluate import Task
+
+    tasks = [Task(place, text, size) for (place, _), size in zip(recordings, capacities)]
+    return Tried(text, tuple(mapped(tasks)), capacities)
+
+
+def _why(best: Optional[Tried], current: Tried) -> str:
+    if best is None:
+        if current.survives:
+            return "no setting leaves more room or retries less than the current ones"
+        return "no setting gets further than the current ones: it takes less memory, or a larger device"
+    if best.survives and not current.survives:
+        failed = min(o.first_oom.alloc_index for o in current.outcomes if o.first_oom is not None)
+        return f"survives where the current settings die at allocation {failed:,}"
+    if not best.survives:
+        return "gets further before it runs out of memory; it does not survive"
+    saved = best.headroom - current.headroom
+    if saved > 0:
+        return f"leaves {format_bytes(saved)} more room at the worst moment"
+    return f"{current.retries - best.retries} retries fewer"
+
+
+def proved(advice: Advice, python: str) -> Advice:
+    """The same advice, with the current and the recommended settings driven through the real allocator.
+
+    Raises:
+        EmulatorError: there is no torch that can be used.
+    """
+    chosen = [advice.current]
+    for one in (advice.best, advice.max_split.tried):
+        if one is not None and one not in chosen:
+            chosen.append(one)
+    chosen += [one for one in frontier(advice.tried)[:2] if one not in chosen]
+    proofs: dict[tuple[int, str], Proof] = {}
+    unproved: dict[int, str] = {}
+    for number, (device, capacity) in enumerate(zip(advice.devices, advice.capacities)):
+        reason = why_unprovable(device)
+        if reason is not None:
+            unproved[number] = reason
+            continue
+        conditions = conditions_of(device, advice.current.alloc_conf, capacity)
+        settings = [(one.alloc_conf, one.outcomes[number]) for one in chosen]
+        for proof in prove(device, settings, conditions, python):
+            proofs[(number, proof.alloc_conf)] = proof
+    return replace(advice, proofs=proofs, unproved=unproved)

@@ -1,0 +1,81 @@
+"""One setting, one recording: what it comes to. A pure function of a small task, so that it runs anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from oomdoctor.allocator.configure import Conditions
+from oomdoctor.allocator.loading import DeviceHistory, load_device
+from oomdoctor.allocator.replay import Outcome, replay, requests_of
+from oomdoctor.allocator.requests import Requests
+from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.allocator.torch_version import TorchVersion
+from oomdoctor.run.sources import snapshot_sources
+from oomdoctor.snapshot import read_snapshot
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a recording lies, for whoever evaluates it.
+
+    Attributes:
+        path: of the snapshot file.
+        device: its number.
+        torch: who recorded it, where the caller said so.
+    """
+
+    path: str
+    device: int
+    torch: Optional[TorchVersion] = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A setting to try on a recording, under a capacity in bytes (None: without end)."""
+
+    place: Place
+    alloc_conf: str
+    capacity: Optional[int]
+
+
+# Of this process: recordings that are loaded, with their requests. A pool forked after loading shares them.
+_LOADED: dict[Place, tuple[DeviceHistory, Requests]] = {}
+
+
+def keep(place: Place, device: DeviceHistory) -> None:
+    """Have a recording at hand for :func:`evaluate`, here and in processes forked from now on."""
+    _LOADED[place] = (device, requests_of(device.history))
+
+
+def forget() -> None:
+    """Let go of all recordings."""
+    _LOADED.clear()
+
+
+def _loaded(place: Place) -> tuple[DeviceHistory, Requests]:
+    if place not in _LOADED:
+        (source,), _ = snapshot_sources(place.path)
+        keep(place, load_device(read_snapshot(place.path), source, place.device, place.torch))
+    return _LOADED[place]
+
+
+def conditions_of(device: DeviceHistory, alloc_conf: str, capacity: Optional[int]) -> Conditions:
+    """Those of the recording with a capacity; a fraction in the settings counts if the program set none."""
+    conditions = device.conditions(capacity)
+    if conditions.memory_fraction == device.history.settings.per_process_memory_fraction:
+        conditions = Conditions(conditions.capacity, conditions.total_memory, None, conditions.addresses_fall)
+    return conditions
+
+
+def evaluate(task: Task) -> Outcome:
+    """The outcome of a task, by replay.
+
+    Raises:
+        SettingsError: the release of the recording does not take the setting.
+        InputError: the recording cannot be read.
+    """
+    device, requests = _loaded(task.place)
+    settings = parse_settings(task.alloc_conf, device.history.torch).settings
+    conditions = conditions_of(device, task.alloc_conf, task.capacity)
+    return replay(device.history, settings, conditions, requests=requests).outcome

@@ -1,0 +1,120 @@
+"""The question that everybody asks: which ``max_split_size_mb``? Answered by name, also where none helps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from oomdoctor.advice.ranking import Tried, is_better, ranked
+from oomdoctor.allocator.constants import LARGE_BUFFER, SMALL_SIZE
+from oomdoctor.allocator.history import History
+from oomdoctor.allocator.replay import Outcome
+from oomdoctor.snapshot.model import ALLOC
+from oomdoctor.units import format_bytes
+
+_KEY = "max_split_size_mb:"
+
+
+@dataclass(frozen=True)
+class MaxSplitAnswer:
+    """What is to be said of max_split_size_mb alone.
+
+    Attributes:
+        helps: whether some value is better than the current settings.
+        best: the best value, MiB; None where the release or the recording has none to try.
+        tried: that value's outcome.
+        why: in words.
+    """
+
+    helps: bool
+    best: Optional[int]
+    tried: Optional[Tried]
+    why: str
+
+
+def answer(tried: Sequence[Tried], current: Tried, histories: Sequence[History]) -> MaxSplitAnswer:
+    """Of the settings tried, what those say that set max_split_size_mb and nothing else."""
+    alone = ranked([one for one in tried if one.alloc_conf.startswith(_KEY) and "," not in one.alloc_conf])
+    if not alone:
+        return MaxSplitAnswer(False, None, None, _nothing_to_split(current, histories))
+    best = alone[0]
+    value = int(best.alloc_conf[len(_KEY) :])
+    if is_better(best, current):
+        return MaxSplitAnswer(True, value, best, _how_it_helps(best, current, alone))
+    why = _why_not(best, current, histories)
+    worse = [one for one in alone if is_better(current, one)]
+    if worse:
+        why += f" {len(worse)} of {len(alone)} values make it worse."
+    return MaxSplitAnswer(False, value, best, why)
+
+
+def _how_it_helps(best: Tried, current: Tried, alone: Sequence[Tried]) -> str:
+    others = [one.alloc_conf[len(_KEY) :] for one in alone if is_better(one, current)]
+    also = (
+        f" {len(others)} of the {len(alone)} values that differ here help: {', '.join(others[:8])}."
+        if len(others) > 1
+        else ""
+    )
+    if best.survives and not current.survives:
+        retries = f"with {best.retries} retries" if best.retries else "without a retry"
+        return f"the run survives, {retries}, and {_left(best)}.{also}"
+    if not best.survives:
+        return f"it comes further: to allocation {_failed(best):,} instead of {_failed(current):,}.{also}"
+    saved = sum(o.peak_reserved_bytes for o in current.outcomes) - sum(
+        o.peak_reserved_bytes for o in best.outcomes
+    )
+    return f"the peak reserved is {format_bytes(saved)} lower.{also}"
+
+
+def _left(one: Tried) -> str:
+    if any(capacity is None for capacity in one.capacities):
+        return f"reserves {format_bytes(max(o.peak_reserved_bytes for o in one.outcomes))} at most"
+    return f"leaves {format_bytes(max(one.headroom, 0))} at the worst moment"
+
+
+def _failed(one: Tried) -> int:
+    return min(o.first_oom.alloc_index for o in one.outcomes if o.first_oom is not None)
+
+
+def _nothing_to_split(current: Tried, histories: Sequence[History]) -> str:
+    largest = max((_largest_request(history) for history in histories), default=0)
+    if largest <= SMALL_SIZE:
+        return "no value can matter: every request is of the small pool, which it leaves alone"
+    return (
+        f"no value can matter: the largest request is {format_bytes(largest)}, and blocks below"
+        f" {format_bytes(LARGE_BUFFER)} are split at any value"
+    )
+
+
+def _largest_request(history: History) -> int:
+    asked = history.recording.events.entry_size[history.recording.events.action == ALLOC]
+    return int(asked.max(initial=0))
+
+
+def _why_not(best: Tried, current: Tried, histories: Sequence[History]) -> str:
+    for outcome, capacity in zip(current.outcomes, current.capacities):
+        if outcome.first_oom is None or capacity is None:
+            continue
+        wanted = outcome.first_oom.requested_bytes
+        live = outcome.final_allocated_bytes
+        if live + wanted > capacity:
+            return (
+                f"no value helps: it is capacity. {format_bytes(live)} were live and {format_bytes(wanted)}"
+                f" wanted, more than the {format_bytes(capacity)} there are."
+            )
+        if wanted <= SMALL_SIZE:
+            return "no value helps: the request that failed is of the small pool, which it leaves alone."
+        if outcome.final_reserved_bytes - live < wanted and best.reached == current.reached:
+            return "no value helps: the holes together are smaller than the request that failed."
+    if current.survives:
+        return "no value reserves less, or retries less, than the current settings."
+    return (
+        "no value helps: the holes lie in segments that the setting leaves as they are, or between blocks"
+        " that live on."
+    )
+
+
+def outcome_of(tried: Sequence[Tried], alloc_conf: str) -> Optional[Outcome]:
+    """The first recording's outcome under a setting; None if it was not tried."""
+    return next((one.outcomes[0] for one in tried if one.alloc_conf == alloc_conf), None)

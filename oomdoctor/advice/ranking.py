@@ -1,0 +1,110 @@
+"""Which of several settings is better: what users care about, in this order.
+
+Does the job survive; if not, how far does it come. How much room is left at the worst moment, in fiftieths
+of the capacity. What it costs: retries, then calls of the driver, each of which synchronizes. Then what
+changes less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from oomdoctor.advice.candidates import count_of_keys
+from oomdoctor.allocator.replay import Outcome
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A setting and what it comes to, on each recording of the job.
+
+    Attributes:
+        alloc_conf: the text; "" for the defaults.
+        outcomes: one for each recording.
+        capacities: of each, bytes; None: without end.
+        needs: of each the least capacity that it survives, as far as that was looked for; empty: it was not.
+    """
+
+    alloc_conf: str
+    outcomes: tuple[Outcome, ...]
+    capacities: tuple[Optional[int], ...]
+    needs: tuple[int, ...] = ()
+
+    @property
+    def survives(self) -> bool:
+        return all(outcome.first_oom is None for outcome in self.outcomes)
+
+    @property
+    def reached(self) -> int:
+        """The event at which the first of them ran out of memory; large where none did."""
+        return min((o.first_oom.event for o in self.outcomes if o.first_oom is not None), default=1 << 62)
+
+    @property
+    def headroom(self) -> int:
+        """The least room left on any of them, bytes; without an end, what is needed, negative."""
+        needs = self.needs or tuple(outcome.peak_reserved_bytes for outcome in self.outcomes)
+        return min((capacity or 0) - need for need, capacity in zip(needs, self.capacities))
+
+    @property
+    def retries(self) -> int:
+        return sum(outcome.num_alloc_retries for outcome in self.outcomes)
+
+    @property
+    def driver_calls(self) -> int:
+        return sum(outcome.num_device_alloc + outcome.num_device_free for outcome in self.outcomes)
+
+
+def scale_of(tried: Sequence[Tried]) -> int:
+    """What differences of headroom are told in: a fiftieth of the smallest capacity or peak."""
+    sizes = [size for one in tried for size in one.capacities if size]
+    sizes = sizes or [outcome.peak_reserved_bytes for one in tried for outcome in one.outcomes]
+    return max(min(sizes, default=1) // 50, 1)
+
+
+def key(tried: Tried, scale: int) -> tuple[float, ...]:
+    """Smaller is better."""
+    if not tried.survives:
+        # How far it came, and nothing else: what was reserved when it died says little.
+        return (1, -tried.reached, count_of_keys(tried.alloc_conf))
+    return (
+        0,
+        not tried.needs,
+        -(tried.headroom // scale),
+        tried.retries,
+        count_of_keys(tried.alloc_conf),
+        tried.driver_calls,
+        -tried.headroom,
+    )
+
+
+def ranked(tried: Sequence[Tried]) -> list[Tried]:
+    """Best first. Of settings with the same outcomes only the simplest stays."""
+    scale = scale_of(tried)
+    kept: dict[tuple[Outcome, ...], Tried] = {}
+    for one in sorted(tried, key=lambda t: (count_of_keys(t.alloc_conf), len(t.alloc_conf), t.alloc_conf)):
+        kept.setdefault(one.outcomes, one)
+    return sorted(kept.values(), key=lambda one: key(one, scale))
+
+
+def is_better(one: Tried, other: Tried) -> bool:
+    """Whether a setting is worth changing to: it survives, comes further, or leaves a fiftieth more room."""
+    scale = scale_of((one, other))
+    if bool(one.needs) != bool(other.needs):
+        one, other = replace(one, needs=()), replace(other, needs=())
+    if one.survives != other.survives:
+        return one.survives
+    if not one.survives:
+        return one.reached > other.reached
+    if one.headroom // scale != other.headroom // scale:
+        return one.headroom - other.headroom > scale
+    return one.retries < other.retries
+
+
+def frontier(tried: Sequence[Tried]) -> list[Tried]:
+    """Settings that no other beats in both room left and calls of the driver, most room first."""
+    out: list[Tried] = []
+    for one in sorted((t for t in tried if t.survives), key=lambda t: (-t.headroom, t.driver_calls)):
+        if not out or one.driver_calls < out[-1].driver_calls:
+            out.append(one)
+    return out

@@ -1,0 +1,150 @@
+"""Trying settings on recordings: a map of tasks, over the cores of this machine or a cluster's."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Callable, Optional, Protocol
+
+from oomdoctor.advice.candidates import combined_settings, single_settings
+from oomdoctor.advice.evaluate import Place, Task, evaluate, forget, keep
+from oomdoctor.advice.ranking import Tried, ranked
+from oomdoctor.allocator.loading import DeviceHistory
+from oomdoctor.allocator.replay import Outcome
+from oomdoctor.errors import UsageError
+
+# How many settings that did well alone are tried together.
+_PAIRED = 6
+# Of how many the least capacity is looked for that they survive, and in how many halvings.
+_FINALISTS, _HALVINGS = 10, 7
+
+Progress = Callable[[int, int], None]
+
+
+class Map(Protocol):
+    """Outcomes of tasks, in their order, as they come."""
+
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Outcome]: ...
+
+
+@contextmanager
+def local_map(
+    recordings: Sequence[tuple[Place, DeviceHistory]], workers: Optional[int] = None
+) -> Iterator[Map]:
+    """A map over processes of this machine; they share the recordings, which are loaded once."""
+    for place, device in recordings:
+        keep(place, device)
+    workers = workers or len(os.sched_getaffinity(0))
+    try:
+        if workers == 1:
+            yield lambda tasks: map(evaluate, tasks)
+            return
+        # Here, so that each forked process finds the machine code at hand.
+        evaluate(Task(recordings[0][0], "", None))
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+            yield lambda tasks: pool.map(evaluate, tasks, chunksize=1)
+    finally:
+        forget()
+
+
+@contextmanager
+def cluster_map(scheduler: str) -> Iterator[Map]:
+    """A map over the workers of a Dask cluster, which read the recordings from where their paths lead.
+
+    Raises:
+        UsageError: Dask is not installed, or no scheduler answers.
+    """
+    try:
+        from dask.distributed import Client
+    except ImportError as error:
+        raise UsageError(
+            "Dask is not installed", where="--scheduler", next_step="pip install 'oomdoctor[cluster]'"
+        ) from error
+    try:
+        client: Any = Client(scheduler, timeout="10s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {scheduler}", where="--scheduler", why=str(error)
+        ) from error
+    try:
+
+        def mapped(tasks: Sequence[Task]) -> Iterator[Outcome]:
+            futures = client.map(evaluate, tasks, pure=False)
+            for future in futures:
+                outcome: Outcome = future.result()
+                yield outcome
+
+        yield mapped
+    finally:
+        client.close()
+
+
+def search(
+    recordings: Sequence[tuple[Place, DeviceHistory, Optional[int]]],
+    mapped: Map,
+    *,
+    extra: Sequence[str] = (),
+    progress: Optional[Progress] = None,
+) -> list[Tried]:
+    """Settings tried on all recordings of a job, best first.
+
+    Args:
+        recordings: where each lies, what it is, and the capacity it has to live with (bytes; None: no end).
+        extra: texts to try beside those that the recordings suggest.
+        progress: told how many tasks are done, of how many so far.
+    """
+    histories = [device.history for _, device, _ in recordings]
+    knows_total = all(device.total_bytes is not None or size is not None for _, device, size in recordings)
+    done: dict[str, Tried] = {}
+
+    def attempt(texts: Sequence[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in done]
+        tasks = [Task(place, text, size) for text in new for place, _, size in recordings]
+        outcomes: list[Outcome] = []
+        for outcome in mapped(tasks):
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(
+                    len(done) * len(recordings) + len(outcomes), len(done) * len(recordings) + len(tasks)
+                )
+        for at, text in enumerate(new):
+            part = outcomes[at * len(recordings) : (at + 1) * len(recordings)]
+            done[text] = Tried(text, tuple(part), tuple(size for _, _, size in recordings))
+
+    attempt(["", *extra, *single_settings(histories, knows_total=knows_total)])
+    alone = [
+        one.alloc_conf
+        for one in ranked(list(done.values()))
+        if one.alloc_conf and one.alloc_conf not in extra
+    ]
+    attempt(combined_settings(alone[:_PAIRED], histories))
+    return _with_needs(ranked(list(done.values())), recordings, mapped, always=extra)
+
+
+def _with_needs(
+    tried: list[Tried],
+    recordings: Sequence[tuple[Place, DeviceHistory, Optional[int]]],
+    mapped: Map,
+    always: Sequence[str],
+) -> list[Tried]:
+    """The same, with the least capacity that the best of them survive.
+
+    A recording ends where it ran out of memory, and what survives that alone may do so by little.
+    """
+    finalists = [one for one in tried if one.survives]
+    finalists = finalists[:_FINALISTS] + [one for one in finalists[_FINALISTS:] if one.alloc_conf in always]
+    low = {one.alloc_conf: [outcome.peak_active_bytes for outcome in one.outcomes] for one in finalists}
+    high = {one.alloc_conf: [outcome.peak_reserved_bytes for outcome in one.outcomes] for one in finalists}
+    for _ in range(_HALVINGS):
+        asked = [(one.alloc_conf, number) for one in finalists for number in range(len(recordings))]
+        middles = [(low[text][number] + high[text][number]) // 2 for text, number in asked]
+        tasks = [Task(recordings[number][0], text, size) for (text, number), size in zip(asked, middles)]
+        for (text, number), size, outcome in zip(asked, middles, mapped(tasks)):
+            (low if outcome.first_oom is not None else high)[text][number] = size
+    known = [replace(one, needs=tuple(high[one.alloc_conf])) for one in finalists]
+    named = {one.alloc_conf for one in known}
+    return ranked([*known, *(one for one in tried if one.alloc_conf not in named)])

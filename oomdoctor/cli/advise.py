@@ -1,0 +1,116 @@
+"""``oomdoctor advise``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Callable, Optional
+
+import click
+
+from oomdoctor.cli.output import write
+from oomdoctor.cli.recordings import (
+    device_option,
+    dump_option,
+    each_device,
+    json_option,
+    say_if_compiling,
+    size,
+)
+
+
+@click.command(
+    "advise",
+    help="""Which settings would have helped: tried by replay, proved by the real allocator.
+
+    Takes a memory snapshot with history or a run folder; of several ranks and devices one answer for the
+    whole job. The settings tried come from the sizes in the recording.
+    """,
+    context_settings={"max_content_width": 80},
+)
+@click.argument("path", metavar="SNAPSHOT|RUN_FOLDER", type=click.Path(exists=True))
+@device_option
+@click.option(
+    "--capacity",
+    type=size,
+    metavar="SIZE",
+    help="What PyTorch may reserve on each device. [default: what the recording shows]",
+)
+@click.option("--torch", metavar="VERSION", help="The PyTorch that recorded a bare snapshot.")
+@click.option(
+    "--prove", "proves", is_flag=True, help="Drive the requests through the real allocator as well."
+)
+@click.option(
+    "--python",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The interpreter whose torch proves. [default: the one that runs oomdoctor]",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Search on this Dask cluster instead of this machine.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes to search with. [default: all cores]",
+)
+@dump_option
+@json_option("oomdoctor.advise/1")
+def command(
+    path: str,
+    device: Optional[int],
+    capacity: Optional[int],
+    torch: Optional[str],
+    proves: bool,
+    python: Optional[str],
+    scheduler: Optional[str],
+    workers: Optional[int],
+    dump: Optional[str],
+    as_json: bool,
+) -> None:
+    from oomdoctor.advice.advise import advise, proved
+    from oomdoctor.advice.evaluate import Place
+    from oomdoctor.advice.search import cluster_map, local_map
+    from oomdoctor.errors import InputError
+
+    say_if_compiling(simulates=True)
+    problems: list[str] = []
+    recordings = []
+    without: list[int] = []
+    for one, _ in each_device(path, device, dump, torch, problems):
+        if one.has_events:
+            recordings.append((Place(one.source.path, one.device, one.history.torch), one))
+        else:
+            without.append(one.device)
+    if not recordings:
+        raise InputError(
+            "no history was recorded: there is nothing to replay settings on",
+            where=path,
+            next_step="oomdoctor inspect shows the state; record with: oomdoctor trace -- COMMAND",
+        )
+    problems += [f"device {number}: no history was recorded, so it has no say" for number in without]
+    search_on = cluster_map(scheduler) if scheduler else local_map(recordings, workers)
+    with search_on as mapped:
+        advice = advise(recordings, mapped, capacity=capacity, progress=_progress())
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
+    if proves:
+        advice = proved(advice, python or sys.executable)
+    if as_json:
+        from oomdoctor.reporters import advise_json
+
+        write(advise_json.render(advice, problems))
+        return
+    from oomdoctor.reporters import advise_text
+    from oomdoctor.reporters.ink import ink_for
+
+    write(advise_text.render(advice, problems, ink_for(sys.stdout), path))
+
+
+def _progress() -> Optional[Callable[[int, int], None]]:
+    """A line that counts, where somebody looks at it."""
+    if not sys.stderr.isatty():
+        return None
+
+    def told(done: int, of: int) -> None:
+        bar = "█" * (30 * done // max(of, 1))
+        click.echo(f"\roomdoctor: replaying {done:,} of {of:,} {bar:30s}", nl=False, err=True)
+
+    return told

@@ -1,0 +1,100 @@
+"""``advise --json``: the contract ``oomdoctor.advise/1``. Sizes are bytes.
+
+Added to it: ``why`` of a device where there is no recommendation, what a recording is of (``path``,
+``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``unproved``,
+``line`` to paste, ``notes``; in ``metrics`` ``survives``, ``headroom_bytes`` and ``least_capacity_bytes``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Optional
+
+from oomdoctor.advice.advise import Advice
+from oomdoctor.advice.ranking import Tried
+from oomdoctor.diagnosis.torch_settings import variable
+from oomdoctor.reporters.recording_json import about
+
+Json = dict[str, Any]
+
+
+def render(advice: Advice, problems: Sequence[str] = ()) -> str:
+    """The document as text."""
+    return json.dumps(document(advice, problems), indent=2, ensure_ascii=False)
+
+
+def document(advice: Advice, problems: Sequence[str] = ()) -> Json:
+    """The document as plain values."""
+    return {
+        "schema": "oomdoctor.advise/1",
+        "devices": [_device(advice, number) for number in range(len(advice.devices))],
+        "notes": list(advice.notes),
+        "problems": list(problems),
+    }
+
+
+def _device(advice: Advice, number: int) -> Json:
+    device = advice.devices[number]
+    best, split = advice.best, advice.max_split
+    return {
+        "device": device.device,
+        "capacity_bytes": advice.capacities[number],
+        **about(device),
+        "current": {
+            "alloc_conf": advice.current.alloc_conf,
+            "basis": advice.basis(number, advice.current.alloc_conf),
+            "metrics": _metrics(advice.current, number),
+        },
+        "recommendation": None
+        if best is None
+        else {
+            "alloc_conf": best.alloc_conf,
+            "basis": advice.basis(number, best.alloc_conf),
+            "metrics": _metrics(best, number),
+            "why": advice.why,
+            "line": f"export {variable('torch', None)}={best.alloc_conf}",
+        },
+        "why": advice.why,
+        "max_split_size_mb": {
+            "helps": split.helps,
+            "best": split.best,
+            "basis": "derived" if split.tried is None else advice.basis(number, split.tried.alloc_conf),
+            "metrics": None if split.tried is None else _metrics(split.tried, number),
+            "why": split.why,
+        },
+        "candidates": [
+            {
+                "alloc_conf": one.alloc_conf,
+                "basis": advice.basis(number, one.alloc_conf),
+                "metrics": _metrics(one, number),
+            }
+            for one in advice.tried
+        ],
+        "proofs": [
+            {
+                "alloc_conf": proof.alloc_conf,
+                "torch": proof.torch,
+                "agrees": proof.agrees,
+                "metrics": proof.figures,
+                "failed_alloc_index": proof.failed_at,
+                "differences": {name: list(pair) for name, pair in proof.differences.items()},
+            }
+            for (of, _), proof in advice.proofs.items()
+            if of == number
+        ],
+        "unproved": advice.unproved.get(number),
+        "notes": list(device.notes),
+    }
+
+
+def _metrics(tried: Tried, number: int) -> Json:
+    outcome = tried.outcomes[number]
+    capacity: Optional[int] = tried.capacities[number]
+    return {
+        **asdict(outcome),
+        "survives": outcome.first_oom is None,
+        "headroom_bytes": None if capacity is None else capacity - outcome.peak_reserved_bytes,
+        "least_capacity_bytes": tried.needs[number] if tried.needs else None,
+    }

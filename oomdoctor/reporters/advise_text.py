@@ -1,0 +1,109 @@
+"""``advise`` for a person: settings by device, max_split_size_mb by name, the line to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oomdoctor.advice.advise import Advice
+from oomdoctor.advice.ranking import Tried, frontier
+from oomdoctor.diagnosis.torch_settings import variable
+from oomdoctor.reporters.ink import Ink
+from oomdoctor.reporters.parts import size_text
+from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
+from oomdoctor.units import format_bytes
+
+_ROWS = 7
+_NAME = 27
+
+
+def render(advice: Advice, problems_found: Sequence[str], ink: Ink, path: str) -> str:
+    """The whole answer."""
+    parts = [_device(advice, number, ink) for number in range(len(advice.devices))]
+    parts.append(_split(advice))
+    parts.append(_conclusion(advice, ink, path))
+    said = [*advice.notes, *(note for device in advice.devices for note in device.notes)]
+    if said:
+        parts.append("\n".join(notes(list(dict.fromkeys(said)))))
+    return "\n\n".join(parts + problems(problems_found, ink))
+
+
+def _device(advice: Advice, number: int, ink: Ink) -> str:
+    device, capacity = advice.devices[number], advice.capacities[number]
+    room = "no end of memory known" if capacity is None else f"{format_bytes(capacity)} for PyTorch"
+    head = f"{called(device)}, {room}, {release(device)}"
+    peak = advice.current.outcomes[number].peak_allocated_bytes
+    lines = [
+        ink(head, "bold"),
+        filled(f"{trust(device)} The requests that were replayed hold {format_bytes(peak)} at their peak."),
+        "",
+        f"  {'setting':{_NAME}s} {'survives':>14s} {'reserved':>10s} {'retries':>7s} {'needs':>10s} basis",
+    ]
+    lines += [_row(advice, number, one) for one in _shown(advice)]
+    lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
+    if number in advice.unproved:
+        lines += ["", filled(f"Not proved: {advice.unproved[number]}.")]
+    for (of, text), proof in advice.proofs.items():
+        if of == number and not proof.agrees:
+            name, (ours, real) = next(iter(proof.differences.items()))
+            lines.append(
+                filled(
+                    f"{text or 'The defaults'}: the real allocator says otherwise: {name} {real},"
+                    f" replayed {ours}."
+                )
+            )
+    return "\n".join(lines)
+
+
+def _shown(advice: Advice) -> list[Tried]:
+    """The current settings first, then the best, the best max_split_size_mb and the frontier."""
+    chosen = [advice.current]
+    best = [one for one in advice.tried if one is not advice.current]
+    for one in (*best[:3], advice.max_split.tried, *frontier(advice.tried)[:2], *best[3:]):
+        if one is not None and one not in chosen and len(chosen) < _ROWS:
+            chosen.append(one)
+    return chosen
+
+
+def _row(advice: Advice, number: int, one: Tried) -> str:
+    outcome = one.outcomes[number]
+    survives = "yes"
+    if outcome.first_oom is not None:
+        survives = f"dies at {outcome.first_oom.alloc_index:,}"
+    elif advice.capacities[number] is None:
+        survives = "-"
+    name = one.alloc_conf or "the defaults"
+    if one is advice.current:
+        name = f"as recorded ({one.alloc_conf or 'defaults'})"
+    needs = size_text(one.needs[number]) if one.needs else ""
+    mark = " ←" if one is advice.best else ""
+    lead = ""
+    if len(name) > _NAME:
+        lead, name = f"  {name}\n", ""
+    return (
+        f"{lead}  {name:{_NAME}s} {survives:>14s} {size_text(outcome.peak_reserved_bytes):>10s}"
+        f" {outcome.num_alloc_retries:7,d} {needs:>10s} {advice.basis(number, one.alloc_conf)}{mark}"
+    )
+
+
+def _split(advice: Advice) -> str:
+    answer = advice.max_split
+    value = f"{answer.best} " if answer.helps else ""
+    return filled(f"max_split_size_mb: {value}{'— ' if answer.helps else ''}{answer.why}")
+
+
+def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
+    if advice.best is None:
+        return filled(f"No setting to change: {advice.why}.")
+    line = f"export {variable('torch', None)}={advice.best.alloc_conf}"
+    # The shell takes ">" and brackets for its own.
+    if any(sign in line for sign in "[]>"):
+        line = f"export {variable('torch', None)}='{advice.best.alloc_conf}'"
+    proof = (
+        ""
+        if advice.proofs or advice.unproved
+        else f"\nThe real allocator's word: oomdoctor advise {path} --prove"
+    )
+    return (
+        f"{filled(f'Best: {advice.why}.')}\n\n  {ink(line, 'bold')}\n"
+        f"\nTo see that it helps, record again with it: oomdoctor trace -- COMMAND{proof}"
+    )
