@@ -11,11 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from oomdoctor.allocator.configure import Conditions
+from oomdoctor.allocator.history import history_of
+from oomdoctor.allocator.replay import replay
+from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.snapshot import read_snapshot
+from oomdoctor.units import MIB
+
 TRACES = Path(__file__).parent.parent / "traces"
 RUNS = sorted(path.parent for path in TRACES.glob("*/run.json"))
+OUT_OF_MEMORY = [run for run in RUNS if any(run.glob("processes/*/*-oom.json"))]
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@pytest.mark.parametrize("run", OUT_OF_MEMORY, ids=lambda run: run.name)
 def test_a_recording_is_explained(run: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "oomdoctor", "explain", str(run), "--json"],
@@ -42,3 +50,21 @@ def test_a_recording_names_no_one(run: Path) -> None:
 
 def test_there_are_recordings() -> None:
     assert RUNS
+
+
+def test_settings_decide_whether_the_long_run_survives() -> None:
+    """As the table of recordings says of it."""
+    (path,) = (TRACES / "llama-2-layers-to-the-end").glob("processes/*/0001-exit.pickle")
+    history = history_of(read_snapshot(path), 0, parse_settings("", (2, 15)).settings, (2, 15))
+    assert history.check.matching == history.check.compared
+    conditions = Conditions(capacity=1900 * MIB)
+    survives = {
+        text: replay(history, parse_settings(text, (2, 15)).settings, conditions).outcome.first_oom is None
+        for text in ("", "max_split_size_mb:128", "max_split_size_mb:64", "expandable_segments:True")
+    }
+    assert survives == {
+        "": False,
+        "max_split_size_mb:128": False,
+        "max_split_size_mb:64": True,
+        "expandable_segments:True": True,
+    }

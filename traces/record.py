@@ -28,6 +28,20 @@ RECORDINGS: dict[str, tuple[list[str], list[str]]] = {
         ["--gpus", "2", "--memory", "1700MiB,3GiB"],
         ["examples/llama_generate.py", "--layers", "4", "--max-prompt", "1000"],
     ),
+    "llama-2-layers-to-the-end": (
+        ["--memory", "24GiB"],
+        [
+            "examples/llama_generate.py",
+            "--layers",
+            "2",
+            "--requests",
+            "12",
+            "--max-prompt",
+            "1200",
+            "--new-tokens",
+            "6",
+        ],
+    ),
 }
 
 
