@@ -62,15 +62,20 @@ def scale_of(tried: Sequence[Tried]) -> int:
     return max(min(sizes, default=1) // 50, 1)
 
 
-def key(tried: Tried, scale: int) -> tuple[float, ...]:
-    """Smaller is better."""
+def key(tried: Tried, scale: int, most_room: int) -> tuple[float, ...]:
+    """Smaller is better.
+
+    Args:
+        scale: what differences of headroom are told in, bytes.
+        most_room: the headroom of the setting that has most; within ``scale`` of it all count alike.
+    """
     if not tried.survives:
         # How far it came, and nothing else: what was reserved when it died says little.
         return (1, -tried.reached, count_of_keys(tried.alloc_conf))
     return (
         0,
         not tried.needs,
-        -(tried.headroom // scale),
+        (most_room - tried.headroom) // scale,
         tried.retries,
         count_of_keys(tried.alloc_conf),
         tried.driver_calls,
@@ -84,7 +89,10 @@ def ranked(tried: Sequence[Tried]) -> list[Tried]:
     kept: dict[tuple[Outcome, ...], Tried] = {}
     for one in sorted(tried, key=lambda t: (count_of_keys(t.alloc_conf), len(t.alloc_conf), t.alloc_conf)):
         kept.setdefault(one.outcomes, one)
-    return sorted(kept.values(), key=lambda one: key(one, scale))
+    most_room = max((one.headroom for one in tried if one.survives and one.needs), default=None)
+    if most_room is None:
+        most_room = max((one.headroom for one in tried if one.survives), default=0)
+    return sorted(kept.values(), key=lambda one: key(one, scale, most_room))
 
 
 def is_better(one: Tried, other: Tried) -> bool:
@@ -96,8 +104,8 @@ def is_better(one: Tried, other: Tried) -> bool:
         return one.survives
     if not one.survives:
         return one.reached > other.reached
-    if one.headroom // scale != other.headroom // scale:
-        return one.headroom - other.headroom > scale
+    if abs(one.headroom - other.headroom) > scale:
+        return one.headroom > other.headroom
     return one.retries < other.retries
 
 
