@@ -137,7 +137,10 @@ def _cause(
     elif following != OOM and reserved_before + int(events.entry_size[stop]) <= most_reserved:
         return CAUSE_EMPTY_CACHE
     sizes = events.entry_size[releases]
-    if settings.garbage_collection_threshold > 0 and following != OOM and not _reaches_small(sizes):
+    # Garbage collection leaves expandable segments alone.
+    unmapped = bool((events.action[releases] == SEGMENT_UNMAP).any())
+    collects = settings.garbage_collection_threshold > 0 and not unmapped
+    if collects and following != OOM and not _reaches_small(sizes):
         return CAUSE_GARBAGE_COLLECTION
     if settings.max_split_size != UNLIMITED and bool((sizes >= settings.max_split_size).all()):
         return CAUSE_RELEASE_AVAILABLE
