@@ -72,10 +72,7 @@ def advise(
         extra=[recorded_text],
         progress=progress,
     )
-    current = next((one for one in tried if one.alloc_conf == recorded_text), None)
-    if current is None:
-        # Another text does the same and stands for both; it is the current one all the same.
-        current = _same_as(tried, recorded_text, recordings, capacities, mapped)
+    current = next(one for one in tried if one.alloc_conf == recorded_text)
     others = [one for one in tried if one.alloc_conf != recorded_text]
     best = others[0] if others and is_better(others[0], current) else None
     notes = [
@@ -88,7 +85,7 @@ def advise(
         devices=devices,
         capacities=capacities,
         current=current,
-        tried=tuple(ranked([current, *others])),
+        tried=tuple(tried),
         best=best,
         why=_why(best, current),
         max_split=answer(tried, current, [device.history for device in devices]),
@@ -99,19 +96,6 @@ def advise(
 def capacity_of(device: DeviceHistory) -> Optional[int]:
     """What PyTorch could reserve: at the recorded out-of-memory error, else when the snapshot was taken."""
     return capacity_at_oom(device.history) or device.source.capacity(device.device)
-
-
-def _same_as(
-    tried: Sequence[Tried],
-    text: str,
-    recordings: Sequence[tuple[Place, DeviceHistory]],
-    capacities: tuple[Optional[int], ...],
-    mapped: Map,
-) -> Tried:
-    from oomdoctor.advice.evaluate import Task
-
-    tasks = [Task(place, text, size) for (place, _), size in zip(recordings, capacities)]
-    return Tried(text, tuple(mapped(tasks)), capacities)
 
 
 def _why(best: Optional[Tried], current: Tried) -> str:

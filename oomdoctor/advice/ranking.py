@@ -83,11 +83,16 @@ def key(tried: Tried, scale: int, most_room: int) -> tuple[float, ...]:
     )
 
 
-def ranked(tried: Sequence[Tried]) -> list[Tried]:
-    """Best first. Of settings with the same outcomes only the simplest stays."""
+def ranked(tried: Sequence[Tried], always: Sequence[str] = ()) -> list[Tried]:
+    """Best first. Of settings with the same outcomes only the simplest stays, or the one of ``always``."""
     scale = scale_of(tried)
     kept: dict[tuple[Outcome, ...], Tried] = {}
-    for one in sorted(tried, key=lambda t: (count_of_keys(t.alloc_conf), len(t.alloc_conf), t.alloc_conf)):
+
+    def simplicity(one: Tried) -> tuple[object, ...]:
+        text = one.alloc_conf
+        return text not in always, count_of_keys(text), len(text), text
+
+    for one in sorted(tried, key=simplicity):
         kept.setdefault(one.outcomes, one)
     most_room = max((one.headroom for one in tried if one.survives and one.needs), default=None)
     if most_room is None:

@@ -94,7 +94,8 @@ def search(
 
     Args:
         recordings: where each lies, what it is, and the capacity it has to live with (bytes; None: no end).
-        extra: texts to try beside those that the recordings suggest.
+        extra: texts to try beside those that the recordings suggest; they are among the answer even where
+            others do the same.
         progress: told how many tasks are done, of how many so far.
     """
     histories = [device.history for _, device, _ in recordings]
@@ -122,7 +123,7 @@ def search(
         if one.alloc_conf and one.alloc_conf not in extra
     ]
     attempt(combined_settings(alone[:_PAIRED], histories))
-    return _with_needs(ranked(list(done.values())), recordings, mapped, always=extra)
+    return _with_needs(ranked(list(done.values()), extra), recordings, mapped, always=extra)
 
 
 def _with_needs(
@@ -147,4 +148,4 @@ def _with_needs(
             (low if outcome.first_oom is not None else high)[text][number] = size
     known = [replace(one, needs=tuple(high[one.alloc_conf])) for one in finalists]
     named = {one.alloc_conf for one in known}
-    return ranked([*known, *(one for one in tried if one.alloc_conf not in named)])
+    return ranked([*known, *(one for one in tried if one.alloc_conf not in named)], always)

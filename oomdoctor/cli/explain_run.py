@@ -66,7 +66,7 @@ def _is_run_folder(path: str) -> bool:
         return False
 
 
-def show(path: str, as_json: bool) -> None:
+def show(path: str, as_json: bool, advises: bool = True) -> None:
     """Explain a run folder, or a single snapshot file, on standard output.
 
     Raises:
@@ -93,3 +93,29 @@ def show(path: str, as_json: bool) -> None:
     from oomdoctor.reporters.ink import ink_for
 
     write(run_text.render(run, ink_for(sys.stdout)))
+    if advises and os.path.isdir(path):
+        _advise(path)
+
+
+def _advise(path: str) -> None:
+    """What settings would have done, tried on the recording; nothing where it cannot be tried."""
+    from oomdoctor.advice.advise import advise
+    from oomdoctor.advice.evaluate import Place
+    from oomdoctor.advice.search import local_map
+    from oomdoctor.allocator.what_if import capacity_at_oom
+    from oomdoctor.cli.recordings import each_device, say_if_compiling
+    from oomdoctor.errors import OomdoctorError
+    from oomdoctor.reporters import advise_text
+    from oomdoctor.reporters.ink import ink_for
+
+    say_if_compiling(simulates=True)
+    with contextlib.suppress(OomdoctorError):
+        recordings = [
+            (Place(one.source.path, one.device, one.history.torch), one)
+            for one, _ in each_device(path, None, None, None, [])
+            if one.has_events
+        ]
+        if any(capacity_at_oom(one.history) is not None for _, one in recordings):
+            with local_map(recordings) as mapped:
+                advice = advise(recordings, mapped)
+            write("\n" + advise_text.ending(advice, ink_for(sys.stdout), path))

@@ -13,7 +13,7 @@ from oomdoctor.reporters.recording_text import called, filled, notes, problems, 
 from oomdoctor.units import format_bytes
 
 _ROWS = 7
-_NAME = 27
+_NAME = 25
 
 
 def render(advice: Advice, problems_found: Sequence[str], ink: Ink, path: str) -> str:
@@ -27,6 +27,21 @@ def render(advice: Advice, problems_found: Sequence[str], ink: Ink, path: str) -
     return "\n\n".join(parts + problems(problems_found, ink))
 
 
+def ending(advice: Advice, ink: Ink, path: str) -> str:
+    """What ``explain`` ends with: the device that ran out of memory, and what to change."""
+    died = [
+        number for number, outcome in enumerate(advice.current.outcomes) if outcome.first_oom is not None
+    ] or [0]
+    return "\n\n".join(
+        [
+            ink("Other settings, tried on this recording", "bold"),
+            *(_device(advice, number, ink) for number in died),
+            _split(advice),
+            _conclusion(advice, ink, path),
+        ]
+    )
+
+
 def _device(advice: Advice, number: int, ink: Ink) -> str:
     device, capacity = advice.devices[number], advice.capacities[number]
     room = "no end of memory known" if capacity is None else f"{format_bytes(capacity)} for PyTorch"
@@ -36,7 +51,7 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
         ink(head, "bold"),
         filled(f"{trust(device)} The requests that were replayed hold {format_bytes(peak)} at their peak."),
         "",
-        f"  {'setting':{_NAME}s} {'survives':>14s} {'reserved':>10s} {'retries':>7s} {'needs':>10s} basis",
+        f"  {'setting':{_NAME}s} {'survives':>14s} {'reserved':>9s} {'retry':>5s} {'needs':>9s} basis",
     ]
     lines += [_row(advice, number, one) for one in _shown(advice)]
     lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
@@ -80,8 +95,8 @@ def _row(advice: Advice, number: int, one: Tried) -> str:
     if len(name) > _NAME:
         lead, name = f"  {name}\n", ""
     return (
-        f"{lead}  {name:{_NAME}s} {survives:>14s} {size_text(outcome.peak_reserved_bytes):>10s}"
-        f" {outcome.num_alloc_retries:7,d} {needs:>10s} {advice.basis(number, one.alloc_conf)}{mark}"
+        f"{lead}  {name:{_NAME}s} {survives:>14s} {size_text(outcome.peak_reserved_bytes):>9s}"
+        f" {outcome.num_alloc_retries:5,d} {needs:>9s} {advice.basis(number, one.alloc_conf)}{mark}"
     )
 
 
