@@ -290,6 +290,7 @@ def main() -> None:
                         tally.note(
                             "driver", "requests driven = program run", f"{name}", difference, case=case
                         )
+        tally.show()
 
 
 if __name__ == "__main__":
