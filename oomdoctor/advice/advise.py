@@ -9,7 +9,7 @@ from typing import Optional
 from oomdoctor.advice.evaluate import Place, conditions_of
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, prove, why_unprovable
-from oomdoctor.advice.ranking import Tried, frontier, is_better, ranked
+from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.what_if import capacity_at_oom
@@ -74,7 +74,7 @@ def advise(
     )
     current = next(one for one in tried if one.alloc_conf == recorded_text)
     others = [one for one in tried if one.alloc_conf != recorded_text]
-    best = others[0] if others and is_better(others[0], current) else None
+    best = next((one for one in others if is_better(one, current)), None)
     notes = [
         f"{called}: how much memory there was is not known, so nothing says whether a run survives;"
         " --capacity SIZE tells"
