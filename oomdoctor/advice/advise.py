@@ -81,6 +81,18 @@ def advise(
         for called, size in ((f"device {d.device}", c) for d, c in zip(devices, capacities))
         if size is None
     ]
+    for device, size in zip(devices, capacities):
+        held = sum(piece.end - piece.start for piece in device.history.initial.pieces)
+        if size is not None and held > size:
+            notes.append(
+                f"device {device.device}: {format_bytes(held)} were reserved when the trace began, more than this"
+                " capacity; what lay there before is replayed as it lay, under every setting"
+            )
+        elif held:
+            notes.append(
+                f"device {device.device}: {format_bytes(held)} were reserved when the trace began; another setting"
+                " would have changed that as well, and is not seen to"
+            )
     return Advice(
         devices=devices,
         capacities=capacities,

@@ -6,7 +6,9 @@ neighbouring sizes do the same, so one stands for them, a power of two where the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,11 +61,12 @@ def _heaviest(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return distinct[order[:_MOST_SIZES]]
 
 
-def single_settings(histories: Sequence[History], *, knows_total: bool) -> list[str]:
+def single_settings(histories: Sequence[History], *, share: Optional[float]) -> list[str]:
     """One setting at a time, those that every recording's release accepts.
 
     Args:
-        knows_total: whether the device's memory is known, which fractions are of.
+        share: of the device's memory that PyTorch has; None: the device's memory, which fractions are of, is
+            not known.
     """
     texts = [f"max_split_size_mb:{value}" for value in max_split_values(histories)]
     texts += [f"roundup_power2_divisions:{divisions}" for divisions in (2, 4, 8, 16)]
@@ -73,13 +76,20 @@ def single_settings(histories: Sequence[History], *, knows_total: bool) -> list[
     ]
     texts.append(EXPANDABLE)
     texts += [f"large_segment_size_mb:{size}" for size in (32, 64, 128)]
-    if knows_total:
+    if share is not None:
+        # Garbage is collected under a fraction only, and one beyond what PyTorch can have is never reached.
+        fraction = _rounded_down(0.95 * min(share, 1.0))
         texts += [
-            f"garbage_collection_threshold:{threshold},per_process_memory_fraction:{fraction}"
+            f"garbage_collection_threshold:{threshold},per_process_memory_fraction:{fraction:g}"
             for threshold in (0.6, 0.8, 0.9)
-            for fraction in (0.95,)
         ]
     return accepted(texts, histories)
+
+
+def _rounded_down(fraction: float) -> float:
+    """To three digits, that of a small share too."""
+    unit = 10.0 ** (math.floor(math.log10(fraction)) - 2)
+    return math.floor(fraction / unit) * unit
 
 
 def combined_settings(best: Sequence[str], histories: Sequence[History]) -> list[str]:

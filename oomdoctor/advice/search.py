@@ -99,7 +99,6 @@ def search(
         progress: told how many tasks are done, of how many so far.
     """
     histories = [device.history for _, device, _ in recordings]
-    knows_total = all(device.total_bytes is not None or size is not None for _, device, size in recordings)
     done: dict[str, Tried] = {}
 
     def attempt(texts: Sequence[str]) -> None:
@@ -116,7 +115,7 @@ def search(
             part = outcomes[at * len(recordings) : (at + 1) * len(recordings)]
             done[text] = Tried(text, tuple(part), tuple(size for _, _, size in recordings))
 
-    attempt(["", *extra, *single_settings(histories, knows_total=knows_total)])
+    attempt(["", *extra, *single_settings(histories, share=_share(recordings))])
     alone = [
         one.alloc_conf
         for one in ranked(list(done.values()))
@@ -124,6 +123,17 @@ def search(
     ]
     attempt(combined_settings(alone[:_PAIRED], histories))
     return _with_needs(ranked(list(done.values()), extra), recordings, mapped, always=extra)
+
+
+def _share(recordings: Sequence[tuple[Place, DeviceHistory, Optional[int]]]) -> Optional[float]:
+    """The least share of its device's memory that PyTorch has on any; None where one of them is not known."""
+    shares = []
+    for _, device, size in recordings:
+        if device.total_bytes is None and size is None:
+            return None
+        total = device.total_bytes or size
+        shares.append((size or total or 1) / (total or 1))
+    return min(shares)
 
 
 def _with_needs(
