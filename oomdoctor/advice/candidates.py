@@ -7,6 +7,7 @@ neighbouring sizes do the same, so one stands for them, a power of two where the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
@@ -126,3 +127,15 @@ def _kinds(text: str) -> set[str]:
 def count_of_keys(text: str) -> int:
     """How many keys a text sets: what is simpler sets fewer."""
     return len(_kinds(text)) if text else 0
+
+
+def mildness(text: str) -> tuple[float, ...]:
+    """Smaller where the values of a text change less, for texts of the same keys.
+
+    What a recording leaves open can matter in the next run: the highest ``max_split_size_mb`` keeps the
+    fewest blocks whole, the most divisions round the least.
+    """
+    values = re.findall(
+        r"(?:max_split_size_mb|roundup_power2_divisions|garbage_collection_threshold):([\d.]+)", text
+    )
+    return tuple(-float(value) for value in values)

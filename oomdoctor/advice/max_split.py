@@ -64,7 +64,12 @@ def _how_it_helps(best: Tried, current: Tried, alone: Sequence[Tried]) -> str:
     saved = sum(o.peak_reserved_bytes for o in current.outcomes) - sum(
         o.peak_reserved_bytes for o in best.outcomes
     )
-    return f"the peak reserved is {format_bytes(saved)} lower.{also}"
+    # At a tight capacity the peak may be the same or higher, and yet less be needed.
+    if saved > 0:
+        return f"the peak reserved is {format_bytes(saved)} lower.{also}"
+    if best.headroom > current.headroom:
+        return f"the run survives with {format_bytes(best.headroom - current.headroom)} less.{also}"
+    return f"{current.retries - best.retries} retries fewer.{also}"
 
 
 def _left(one: Tried) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from oomdoctor.advice.candidates import count_of_keys
+from oomdoctor.advice.candidates import count_of_keys, mildness
 from oomdoctor.allocator.replay import Outcome
 
 
@@ -90,7 +90,7 @@ def ranked(tried: Sequence[Tried], always: Sequence[str] = ()) -> list[Tried]:
 
     def simplicity(one: Tried) -> tuple[object, ...]:
         text = one.alloc_conf
-        return text not in always, count_of_keys(text), len(text), text
+        return text not in always, count_of_keys(text), mildness(text), len(text), text
 
     for one in sorted(tried, key=simplicity):
         kept.setdefault(one.outcomes, one)
