@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 from typing import Optional
 
@@ -42,6 +44,10 @@ class Task:
 # Of this process: recordings that are loaded, with their requests. A pool forked after loading shares them.
 _LOADED: dict[Place, tuple[DeviceHistory, Requests]] = {}
 
+# Of a process that reads for itself: the same, by the file's state when it was read.
+_READ: dict[tuple[Place, int, int], tuple[DeviceHistory, Requests]] = {}
+_READING = threading.Lock()  # such a process may work in several threads
+
 
 def keep(place: Place, device: DeviceHistory) -> None:
     """Have a recording at hand for :func:`evaluate`, here and in processes forked from now on."""
@@ -51,13 +57,28 @@ def keep(place: Place, device: DeviceHistory) -> None:
 def forget() -> None:
     """Let go of all recordings."""
     _LOADED.clear()
+    _READ.clear()
 
 
 def _loaded(place: Place) -> tuple[DeviceHistory, Requests]:
-    if place not in _LOADED:
-        (source,), _ = snapshot_sources(place.path)
-        keep(place, load_device(read_snapshot(place.path), source, place.device, place.torch))
-    return _LOADED[place]
+    if place in _LOADED:
+        return _LOADED[place]
+    with _READING:
+        key = (place, *_state(place.path))
+        if key not in _READ:
+            (source,), _ = snapshot_sources(place.path)
+            device = load_device(read_snapshot(place.path), source, place.device, place.torch)
+            _READ[key] = (device, requests_of(device.history))
+        return _READ[key]
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Another one after another recording was put in its place."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0  # reading it tells what is wrong
+    return found.st_size, found.st_mtime_ns
 
 
 def conditions_of(device: DeviceHistory, alloc_conf: str, capacity: Optional[int]) -> Conditions:

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Optional, Protocol
+from typing import Callable, Optional, Protocol
 
 from oomdoctor.advice.candidates import combined_settings, single_settings
 from oomdoctor.advice.evaluate import Place, Task, evaluate, forget, keep
 from oomdoctor.advice.ranking import Tried, ranked
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.replay import Outcome
-from oomdoctor.errors import UsageError
 
 # How many settings that did well alone are tried together.
 _PAIRED = 6
@@ -49,38 +48,6 @@ def local_map(
             yield lambda tasks: pool.map(evaluate, tasks, chunksize=1)
     finally:
         forget()
-
-
-@contextmanager
-def cluster_map(scheduler: str) -> Iterator[Map]:
-    """A map over the workers of a Dask cluster, which read the recordings from where their paths lead.
-
-    Raises:
-        UsageError: Dask is not installed, or no scheduler answers.
-    """
-    try:
-        from dask.distributed import Client
-    except ImportError as error:
-        raise UsageError(
-            "Dask is not installed", where="--scheduler", next_step="pip install 'oomdoctor[cluster]'"
-        ) from error
-    try:
-        client: Any = Client(scheduler, timeout="10s", set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise UsageError(
-            f"no Dask scheduler answers at {scheduler}", where="--scheduler", why=str(error)
-        ) from error
-    try:
-
-        def mapped(tasks: Sequence[Task]) -> Iterator[Outcome]:
-            futures = client.map(evaluate, tasks, pure=False)
-            for future in futures:
-                outcome: Outcome = future.result()
-                yield outcome
-
-        yield mapped
-    finally:
-        client.close()
 
 
 def search(

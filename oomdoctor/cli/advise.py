@@ -66,15 +66,22 @@ def command(
     as_json: bool,
 ) -> None:
     from oomdoctor.advice.advise import advise, proved
+    from oomdoctor.advice.cluster import cluster_map
     from oomdoctor.advice.evaluate import Place
-    from oomdoctor.advice.search import cluster_map, local_map
-    from oomdoctor.errors import InputError
+    from oomdoctor.advice.search import local_map
+    from oomdoctor.errors import InputError, UsageError
 
     say_if_compiling(simulates=True)
     problems: list[str] = []
     recordings = []
     without: list[int] = []
-    for one, _ in each_device(path, device, dump, torch, problems):
+    for one, other in each_device(path, device, dump, torch, problems):
+        if other is not None:
+            raise UsageError(
+                f"torch {torch} has not recorded this: it is of {one.torch}",
+                where="--torch",
+                next_step="for another release's rules: oomdoctor replay --torch VERSION --alloc-conf CONF",
+            )
         if one.has_events:
             recordings.append((Place(one.source.path, one.device, one.history.torch), one))
         else:
