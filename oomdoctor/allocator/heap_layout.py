@@ -98,7 +98,8 @@ STATS = np.dtype(
             "fresh", "searched", "hit_ptr", "seen_release", "mapped_block", "last_free_requested",
             "predicted", "conflicts",
             "segments_as_recorded",
-            "tie", "inferred_segments",
+            "tie",
+            "passed_over", "inferred_segments",
         )
     ]
 )  # fmt: skip

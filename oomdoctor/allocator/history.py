@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Optional
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oomdoctor.allocator.configure import config_of
+from oomdoctor.allocator.constants import MIN_BLOCK_SIZE, SMALL_SIZE
 from oomdoctor.allocator.heap_layout import Heap, copied, grown
 from oomdoctor.allocator.initial import (
     initial_state,
@@ -84,8 +85,7 @@ class History:
         self.births = int(births.max()) + 1 if len(births) else 0
         self.ranks = by_address(self.initial.pieces)
         self._replay(infers_pools=False)
-        if rules_of(torch).tie_break == TIE_SEGMENT_COUNTER:
-            self._order_older_segments()
+        self._learn()
         stated = bool(self.steps.pool_known.all())
         if self.check.matching < self.check.compared and not stated:
             # Before 2.12 the trace does not say which requests went to private pools.
@@ -97,23 +97,54 @@ class History:
             recording, settings, self.effects["reserved_bytes"], self.effects["private_pool"], request
         )
 
-    def _order_older_segments(self) -> None:
-        """Where a choice between older segments contradicts their order, change that until none does."""
-        pieces = self.initial.pieces
-        starts = [piece.start for piece in pieces]
+    def _learn(self) -> None:
+        """Where a choice of the allocator contradicts what is not known of older blocks, let it tell that."""
         older: set[tuple[int, int]] = set()
         while self.check.matching < self.check.compared:
-            known = len(older)
-            for event in np.flatnonzero(self.effects["tie"]).tolist():
-                first = piece_at(pieces, starts, int(self.recording.events.address[event]))
-                second = piece_at(pieces, starts, int(self.effects["predicted"][event]))
-                if first is not None and second is not None and first != second:
-                    older.add((first, second))
-            ranks = ordered(len(pieces), older)
-            if len(older) == known or ranks is None:
+            sizes = self._sizes_from_blocks_passed_over()
+            ranks = None
+            if rules_of(self.torch).tie_break == TIE_SEGMENT_COUNTER:
+                ranks = self._ranks_from_choices(older)
+            if sizes is None and ranks is None:
                 return
-            self.ranks = ranks
+            if sizes is not None:
+                blocks = replace(self.initial.blocks, block_size=sizes)
+                self.initial = replace(self.initial, blocks=blocks)
+            self.ranks = ranks if ranks is not None else self.ranks
             self._replay(infers_pools=False)
+
+    def _ranks_from_choices(self, older: set[tuple[int, int]]) -> Optional[list[int]]:
+        """The order of older segments that the choices between them tell; None: nothing new."""
+        pieces = self.initial.pieces
+        starts = [piece.start for piece in pieces]
+        known = len(older)
+        for event in np.flatnonzero(self.effects["tie"]).tolist():
+            first = piece_at(pieces, starts, int(self.recording.events.address[event]))
+            second = piece_at(pieces, starts, int(self.effects["predicted"][event]))
+            if first is not None and second is not None and first != second:
+                older.add((first, second))
+        return ordered(len(pieces), older) if len(older) > known else None
+
+    def _sizes_from_blocks_passed_over(self) -> Optional[NDArray[np.int64]]:
+        """Sizes of older blocks, where the free block behind one was passed over: it was smaller."""
+        blocks = self.initial.blocks
+        if not blocks.guessed:
+            return None
+        ends = {
+            int(blocks.address[k] + blocks.block_size[k]): k
+            for k in np.flatnonzero(blocks.uncertain).tolist()
+        }
+        sizes = blocks.block_size.copy()
+        for event in np.flatnonzero(self.effects["passed_over"] >= 0).tolist():
+            predicted = int(self.effects["predicted"][event])
+            k = ends.get(predicted)
+            if k is None or predicted == int(self.recording.events.address[event]):
+                continue
+            more = int(self.effects["passed_over"][event]) + MIN_BLOCK_SIZE
+            larger = int(blocks.block_size[k]) + more
+            if larger - int(blocks.requested_size[k]) <= SMALL_SIZE + MIN_BLOCK_SIZE:
+                sizes[k] = max(int(sizes[k]), larger)
+        return sizes if (sizes != blocks.block_size).any() else None
 
     def _replay(self, *, infers_pools: bool) -> None:
         n = len(self.recording)

@@ -62,7 +62,7 @@ class OlderBlocks:
         state: uint8[k], ALLOCATED or PENDING.
         stack: int32[k], where it was allocated; known of those that are there at the end.
         piece: int64[k], where it lies, index in ``InitialState.pieces``.
-        guessed: of how many the size is bounded only.
+        uncertain: bool[k], whether the size is bounded only: it may be up to SMALL_SIZE more than asked for.
     """
 
     address: NDArray[np.int64]
@@ -72,7 +72,12 @@ class OlderBlocks:
     state: NDArray[np.uint8]
     stack: NDArray[np.int32]
     piece: NDArray[np.int64]
-    guessed: int
+    uncertain: NDArray[np.bool_]
+
+    @property
+    def guessed(self) -> int:
+        """Of how many blocks the size is bounded only."""
+        return int(self.uncertain.sum())
 
     def __len__(self) -> int:
         return len(self.address)
@@ -328,7 +333,8 @@ def _with_sizes(
     alloc_addresses = events.address[allocs]
     starts = [p.start for p in pieces]
     kept: list[tuple[int, int, int, int, int, int, int]] = []
-    homeless = guessed = 0
+    uncertain: list[bool] = []
+    homeless = 0
     for at, (address, size, requested, birth, state, stack, freed_at) in enumerate(found):
         piece = bisect_right(starts, address) - 1
         if piece < 0 or address >= pieces[piece].end:
@@ -337,6 +343,7 @@ def _with_sizes(
         if kept and kept[-1][0] + kept[-1][1] > address:
             homeless += 1
             continue
+        sure = True
         if size == UNKNOWN:
             limit = pieces[piece].end
             if at + 1 < len(found):
@@ -348,8 +355,8 @@ def _with_sizes(
             if len(above):
                 limit = min(limit, int(above[0]))
             size, sure = _size_of(requested, limit - address, pieces[piece], settings)
-            guessed += not sure
         kept.append((address, size, requested, birth, state, stack, piece))
+        uncertain.append(not sure)
     if homeless:
         notes.append(f"{homeless} blocks older than the trace lie in no segment that it knows")
     columns: list[tuple[int, ...]] = list(zip(*kept)) if kept else [()] * 7
@@ -361,7 +368,7 @@ def _with_sizes(
         state=np.array(columns[4], np.uint8),
         stack=np.array(columns[5], np.int32),
         piece=np.array(columns[6], np.int64),
-        guessed=guessed,
+        uncertain=np.array(uncertain, np.bool_),
     )
 
 

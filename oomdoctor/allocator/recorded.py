@@ -95,6 +95,8 @@ EFFECT = np.dtype(
         ("merged_after", np.int64),
         ("predicted", np.int64),  # alloc: the address by our own rules; -1: none
         ("private_pool", np.int64),  # 0: none
+        # alloc: by how many bytes the block at the predicted address, which was passed over, is too large
+        ("passed_over", np.int64),
         (
             "tie",
             np.uint8,
@@ -242,6 +244,9 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
             predicted = _search_again(heap, steps, predicted, ptr, b != NULL, stream, size, pool)
     if b == NULL and predicted not in (NULL, ptr):
         stats.tie = _is_tie(heap, predicted, ptr)
+        at = _free_block_at(heap, predicted)
+        if at != NULL:
+            stats.passed_over = heap.blocks[heap.free_blocks[at]].size - size
     _settle(heap)
     if b == NULL:
         b = _take_at(heap, ptr, size)
@@ -474,6 +479,7 @@ def run_recorded(
         stats.merged_before = 0
         stats.merged_after = 0
         stats.tie = 0
+        stats.passed_over = 0
         action = steps.action[i]
         block_size, predicted, private_pool = 0, NULL, steps.private_pool[i]
         if action == ALLOC:
@@ -530,6 +536,7 @@ def run_recorded(
             row.predicted = predicted
             row.private_pool = private_pool
             row.tie = stats.tie
+            row.passed_over = stats.passed_over
             row.allocated_bytes = stats.allocated_bytes
             row.active_bytes = stats.active_bytes
             row.requested_bytes = stats.requested_bytes
