@@ -57,7 +57,7 @@ def _how_it_helps(best: Tried, current: Tried, alone: Sequence[Tried]) -> str:
         else ""
     )
     if best.survives and not current.survives:
-        retries = f"with {best.retries} retries" if best.retries else "without a retry"
+        retries = {0: "without a retry", 1: "with 1 retry"}.get(best.retries, f"with {best.retries} retries")
         return f"the run survives, {retries}, and {_left(best)}.{also}"
     if not best.survives:
         return f"it comes further: to allocation {_failed(best):,} instead of {_failed(current):,}.{also}"

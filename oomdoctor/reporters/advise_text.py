@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from oomdoctor.advice.advise import Advice
@@ -116,7 +117,7 @@ def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
     proof = (
         ""
         if advice.proofs or advice.unproved
-        else f"\nThe real allocator's word: oomdoctor advise {path} --prove"
+        else f"\nThe real allocator's word:\n  oomdoctor advise {shlex.quote(path)} --prove"
     )
     return (
         f"{filled(f'Best: {advice.why}.')}\n\n  {ink(line, 'bold')}\n"
