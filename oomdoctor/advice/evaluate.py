@@ -97,6 +97,9 @@ def evaluate(task: Task) -> Outcome:
         InputError: the recording cannot be read.
     """
     device, requests = _loaded(task.place)
-    settings = parse_settings(task.alloc_conf, device.history.torch).settings
+    recorded = device.history.settings
+    # A program may have set more than the text says; its text stands for all that was in effect.
+    is_recorded = task.alloc_conf == recorded.text
+    settings = recorded if is_recorded else parse_settings(task.alloc_conf, device.history.torch).settings
     conditions = conditions_of(device, task.alloc_conf, task.capacity)
     return replay(device.history, settings, conditions, requests=requests).outcome

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from oomdoctor.advice.candidates import max_split_values
 from oomdoctor.advice.ranking import Tried, is_better, ranked
 from oomdoctor.allocator.constants import LARGE_BUFFER, SMALL_SIZE
 from oomdoctor.allocator.history import History
@@ -36,8 +37,11 @@ class MaxSplitAnswer:
 def answer(tried: Sequence[Tried], current: Tried, histories: Sequence[History]) -> MaxSplitAnswer:
     """Of the settings tried, what those say that set max_split_size_mb and nothing else."""
     alone = ranked([one for one in tried if one.alloc_conf.startswith(_KEY) and "," not in one.alloc_conf])
+    if not alone and max_split_values(histories):
+        # All there are do what the current settings do, and are not told from them.
+        return MaxSplitAnswer(False, None, None, _why_not(current, current, histories))
     if not alone:
-        return MaxSplitAnswer(False, None, None, _nothing_to_split(current, histories))
+        return MaxSplitAnswer(False, None, None, _nothing_to_split(histories))
     best = alone[0]
     value = int(best.alloc_conf[len(_KEY) :])
     if is_better(best, current):
@@ -82,7 +86,7 @@ def _failed(one: Tried) -> int:
     return min(o.first_oom.alloc_index for o in one.outcomes if o.first_oom is not None)
 
 
-def _nothing_to_split(current: Tried, histories: Sequence[History]) -> str:
+def _nothing_to_split(histories: Sequence[History]) -> str:
     largest = max((_largest_request(history) for history in histories), default=0)
     if largest <= SMALL_SIZE:
         return "no value can matter: every request is of the small pool, which it leaves alone"

@@ -1,0 +1,320 @@
+"""The command advise, as a person and a program meet it; on recordings that need no torch."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from click.testing import CliRunner
+
+from oomdoctor.advice.candidates import max_split_values
+from oomdoctor.allocator.loading import load_device
+from oomdoctor.allocator.settings import Settings
+from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.cli import group
+from oomdoctor.errors import OomdoctorError
+from oomdoctor.run.sources import SnapshotSource
+from oomdoctor.snapshot import snapshot_from_plain
+from oomdoctor.units import MIB
+from tests.allocator.recorded_by_heap import Act, recorded
+from tests.run.building import add_dump, add_process, make_run
+from tests.snapshot.building import event, hole, live, segment, snapshot
+
+TRACES = Path(__file__).parent.parent.parent / "traces"
+TWO_GPUS = TRACES / "llama-4-layers-two-gpus"
+
+# 100 MiB come, go and come again; in between 30 MiB settle in what they left.
+HELPS: list[Act] = [
+    ("alloc", 100 * MIB, 0),
+    ("free", 0),
+    ("alloc", 30 * MIB, 0),
+    ("alloc", 100 * MIB, 0),
+]
+CAPACITY: list[Act] = [("alloc", 60 * MIB, 0), ("alloc", 60 * MIB, 0)]
+SMALL: list[Act] = [("alloc", 1000, 0), ("alloc", 3000, 0), ("free", 0), ("alloc", 500, 0)]
+MIDDLE: list[Act] = [("alloc", 5 * MIB, 0), ("alloc", 6 * MIB, 0), ("free", 0), ("alloc", 5 * MIB, 0)]
+# Two of 25 MiB fit into what 60 left, unless it is kept whole.
+WORSE: list[Act] = [
+    ("alloc", 60 * MIB, 0),
+    ("free", 0),
+    ("alloc", 25 * MIB, 0),
+    ("alloc", 25 * MIB, 0),
+]
+
+
+def save(path: Path, plain: Any) -> str:
+    path.write_bytes(pickle.dumps(plain, 4))
+    return str(path)
+
+
+def ask(path: str, *arguments: str) -> Any:
+    """What --json says."""
+    result = CliRunner().invoke(
+        group, ["advise", path, "--json", "--workers", "1", *arguments], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def advised(folder: Path, program: list[Act], *arguments: str, **more: Any) -> Any:
+    """The one device of a program's recording."""
+    (device,) = ask(save(folder / "one.pickle", recorded(program, Settings(), **more)), *arguments)["devices"]
+    return device
+
+
+def text(path: str, *arguments: str) -> str:
+    result = CliRunner().invoke(group, ["advise", path, "--workers", "1", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*arguments: str) -> OomdoctorError:
+    with pytest.raises(OomdoctorError) as caught:
+        CliRunner().invoke(group, ["advise", *arguments], catch_exceptions=False)
+    return caught.value
+
+
+def flowing(said: str) -> str:
+    return " ".join(said.split())
+
+
+# ---- the contract ----
+
+
+def test_json_has_the_keys_and_types_of_the_contract(tmp_path: Path) -> None:
+    path = save(tmp_path / "one.pickle", recorded(HELPS, Settings()))
+    document = ask(path, "--capacity", "140MiB")
+    assert next(iter(document)) == "schema"
+    assert document["schema"] == "oomdoctor.advise/1"
+    (device,) = document["devices"]
+    assert device["device"] == 0
+    assert device["capacity_bytes"] == 140 * MIB
+    assert {"compared", "matching", "first_mismatch"} <= set(device["self_check"])
+    replay = CliRunner().invoke(group, ["replay", path, "--capacity", "140MiB", "--json"])
+    (figures,) = json.loads(replay.stdout)["devices"]
+    current = device["current"]
+    assert current["alloc_conf"] == ""
+    for name in (
+        "peak_allocated_bytes", "peak_active_bytes", "peak_reserved_bytes", "peak_inactive_split_bytes",
+        "final_allocated_bytes", "final_reserved_bytes", "num_alloc_retries", "num_ooms",
+        "segments_allocated", "segments_freed", "first_oom",
+    ):  # fmt: skip
+        assert current["metrics"][name] == figures[name], name
+    recommended = device["recommendation"]
+    assert {"alloc_conf", "basis", "metrics", "why"} <= set(recommended)
+    assert recommended["basis"] == "replayed"
+    assert recommended["metrics"]["first_oom"] is None
+    assert isinstance(recommended["why"], str)
+    split = device["max_split_size_mb"]
+    assert {"helps", "best", "basis", "metrics", "why"} <= set(split)
+    assert isinstance(split["helps"], bool)
+    assert isinstance(split["best"], int)
+    assert all({"alloc_conf", "basis", "metrics"} <= set(one) for one in device["candidates"])
+    named = [one["alloc_conf"] for one in device["candidates"]]
+    assert len(named) == len(set(named))
+    assert {current["alloc_conf"], recommended["alloc_conf"]} <= set(named)
+
+
+def test_nothing_to_gain_is_an_answer(tmp_path: Path) -> None:
+    device = advised(tmp_path, SMALL)
+    assert device["recommendation"] is None
+    assert "no setting leaves more room" in device["why"]
+    said = flowing(text(str(tmp_path / "one.pickle")))
+    assert "No setting to change" in said
+    assert "export" not in said
+
+
+def test_what_capacity_lacks_no_setting_gives(tmp_path: Path) -> None:
+    device = advised(tmp_path, CAPACITY, "--capacity", "100MiB")
+    assert device["recommendation"] is None
+    assert device["current"]["metrics"]["survives"] is False
+    assert "less memory, or a larger device" in device["why"]
+
+
+# ---- max_split_size_mb, by name ----
+
+
+def test_max_split_size_that_helps_is_named(tmp_path: Path) -> None:
+    split = advised(tmp_path, HELPS, "--capacity", "140MiB")["max_split_size_mb"]
+    # Above 30, so that these are not oversize; not above 100, so that those are.
+    assert (split["helps"], split["best"]) == (True, 32)
+    assert split["metrics"]["first_oom"] is None
+    assert split["metrics"]["peak_reserved_bytes"] == 130 * MIB
+    assert split["why"].startswith("the run survives, without a retry")
+    said = flowing(text(str(tmp_path / "one.pickle"), "--capacity", "140MiB"))
+    assert "max_split_size_mb: 32 — the run survives" in said
+
+
+@pytest.mark.parametrize(
+    ("program", "capacity", "why"),
+    [
+        (CAPACITY, "100MiB", "it is capacity"),
+        (CAPACITY, None, "no value reserves less"),
+        (SMALL, None, "every request is of the small pool"),
+        (MIDDLE, None, "blocks below 20.00 MiB are split at any value"),
+        (WORSE, None, "make it worse"),
+    ],
+    ids=["capacity", "nothing-wrong", "small-pool", "nothing-to-split", "worse"],
+)
+def test_max_split_size_that_does_not_help_is_told_why(
+    tmp_path: Path, program: list[Act], capacity: Optional[str], why: str
+) -> None:
+    limit = () if capacity is None else ("--capacity", capacity)
+    split = advised(tmp_path, program, *limit)["max_split_size_mb"]
+    assert split["helps"] is False
+    assert why in split["why"]
+    assert f"max_split_size_mb: {split['why'][:20]}" in flowing(text(str(tmp_path / "one.pickle"), *limit))
+
+
+# ---- candidates ----
+
+
+def values_of(program: list[Act], torch: tuple[int, int] = (2, 12)) -> list[int]:
+    plain = recorded(program, Settings(), torch=torch)
+    device = load_device(snapshot_from_plain(plain), SnapshotSource("nowhere"), 0)
+    return max_split_values([device.history])
+
+
+def test_values_of_max_split_size_come_from_the_sizes_that_occur() -> None:
+    # Sizes 30, 40 and 100 MiB: up to each a value does the same, and a power of two stands for it.
+    assert values_of([*HELPS, ("alloc", 40 * MIB, 0)]) == [20, 32, 64]
+    assert values_of([("alloc", 70 * MIB, 0), ("alloc", 72 * MIB, 0)]) == [32, 71]
+    assert values_of(MIDDLE) == values_of(SMALL) == []
+
+
+@pytest.mark.parametrize("torch", ["2.3", "2.9", "2.10", "2.12"])
+def test_what_is_tried_the_release_takes(tmp_path: Path, torch: str) -> None:
+    run = make_run(tmp_path / "run")
+    add_dump(
+        add_process(run, 7, torch_version=torch + ".0"),
+        recorded(MIDDLE * 8, Settings()),
+        reason="exit",
+    )
+    (device,) = ask(str(run))["devices"]
+    version = (int(torch.split(".")[0]), int(torch.split(".")[1]))
+    texts = [one["alloc_conf"] for one in device["candidates"]]
+    for conf in texts:
+        parse_settings(conf, version)
+    assert any("expandable_segments" in conf for conf in texts)
+    assert any("large_segment_size_mb" in conf for conf in texts) == (version >= (2, 11))
+
+
+# ---- one answer ----
+
+
+def test_as_many_workers_as_there_are_find_the_same(tmp_path: Path) -> None:
+    path = save(tmp_path / "one.pickle", recorded(HELPS * 6, Settings()))
+    for limit in ((), ("--capacity", "400MiB")):
+        assert ask(path, *limit) == ask(path, *limit, "--workers", "2")
+
+
+def test_devices_of_a_job_get_one_setting() -> None:
+    document = ask(str(TWO_GPUS))
+    first, second = document["devices"]
+    assert (first["device"], second["device"]) == (0, 1)
+    assert first["recommendation"]["alloc_conf"] == second["recommendation"]["alloc_conf"]
+    assert first["recommendation"]["metrics"] != second["recommendation"]["metrics"]
+    assert first["max_split_size_mb"]["best"] == second["max_split_size_mb"]["best"]
+    assert first["capacity_bytes"] != second["capacity_bytes"]
+    (alone,) = ask(str(TWO_GPUS), "--device", "1")["devices"]
+    assert (alone["device"], alone["current"]["metrics"]["survives"]) == (1, True)
+
+
+@pytest.mark.parametrize("capacity", [None, "1150MiB", "900MiB", "20GiB"])
+def test_an_answer_fits_the_page(capacity: Optional[str]) -> None:
+    said = text(str(TWO_GPUS), *(() if capacity is None else ("--capacity", capacity)))
+    assert max(map(len, said.splitlines())) <= 80
+    assert "max_split_size_mb: " in said
+
+
+def test_what_the_program_set_itself_is_not_advised_anew(tmp_path: Path) -> None:
+    in_effect = replace(parse_settings("max_split_size_mb:32", (2, 12)).settings, text="")
+    (device,) = ask(save(tmp_path / "one.pickle", recorded(HELPS, in_effect)))["devices"]
+    assert device["current"]["metrics"]["peak_reserved_bytes"] == 130 * MIB
+    assert device["recommendation"] is None
+    assert device["max_split_size_mb"]["helps"] is False
+
+
+# ---- input that is not as it should be ----
+
+
+def test_a_state_without_history_is_not_replayed(tmp_path: Path) -> None:
+    path = save(tmp_path / "one.pickle", snapshot(segment(1 << 40, live(4 * MIB), hole(16 * MIB))))
+    error = refused(path)
+    assert error.exit_code == 1
+    assert "no history was recorded" in str(error)
+    assert "oomdoctor trace" in str(error)
+
+
+def test_a_history_without_a_request_is_survived(tmp_path: Path) -> None:
+    plain = snapshot(segment(1 << 40, live(4 * MIB), hole(16 * MIB)), traces=[[event("snapshot", 0, addr=0)]])
+    (device,) = ask(save(tmp_path / "one.pickle", plain))["devices"]
+    assert device["recommendation"] is None
+    assert device["max_split_size_mb"]["helps"] is False
+
+
+def test_a_device_without_history_has_no_say(tmp_path: Path) -> None:
+    plain = recorded(HELPS, Settings())
+    plain["segments"].append(segment(1 << 44, live(4 * MIB), hole(16 * MIB), device=1))
+    plain["device_traces"].append([])
+    document = ask(save(tmp_path / "one.pickle", plain))
+    assert [device["device"] for device in document["devices"]] == [0]
+    assert any("device 1" in problem for problem in document["problems"])
+
+
+def test_a_truncated_history_says_that_there_was_something_before(tmp_path: Path) -> None:
+    path = save(tmp_path / "one.pickle", recorded(HELPS * 5, Settings(), keep=12))
+    (device,) = ask(path)["devices"]
+    assert device["complete_history"] is False
+    assert device["candidates"]
+    assert "were reserved when the trace began" in flowing(text(path))
+
+
+def test_a_release_newer_than_all_known_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    add_dump(add_process(run, 7, torch_version="2.99.0"), recorded(HELPS, Settings()), reason="exit")
+    (device,) = ask(str(run))["devices"]
+    assert device["torch"]["version"] == "2.99.0"
+    assert any("2.99" in note for note in device["notes"])
+
+
+def test_a_release_that_has_not_recorded_it_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "one.pickle", recorded(HELPS, Settings()))
+    error = refused(path, "--torch", "2.3")
+    assert error.exit_code == 2
+    assert "torch 2.3 has not recorded this: it is of 2.12" in str(error)
+    assert ask(path, "--torch", "2.12")["devices"][0]["torch"]["basis"] == "stated"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--capacity", "plenty"), 2),
+        (("--workers", "0"), 2),
+        (("--device", "5"), 2),
+        (("--scheduler", "nonsense"), 2),
+        (("--python", "/not/there"), 2),
+        ((), 0),
+    ],
+)
+def test_exit_codes(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+    path = save(tmp_path / "one.pickle", recorded(SMALL, Settings()))
+    done = subprocess.run(
+        [sys.executable, "-m", "oomdoctor", "advise", path, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert bool(done.stdout) == (code == 0)
+
+
+def test_a_folder_with_spaces_is_quoted_in_the_command(tmp_path: Path) -> None:
+    copied = tmp_path / "a run"
+    shutil.copytree(TWO_GPUS, copied)
+    assert f"oomdoctor advise '{copied}' --prove" in text(str(copied))

@@ -1,0 +1,138 @@
+"""A search over a Dask cluster of two workers on this machine, and clusters that cannot be used."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomdoctor.advice import cluster as cluster_module
+from oomdoctor.advice.cluster import cluster_map, evaluate_on_worker
+from oomdoctor.advice.evaluate import Place, Task, evaluate, forget
+from oomdoctor.allocator.settings import Settings
+from oomdoctor.errors import OomdoctorError, UsageError
+from oomdoctor.units import MIB
+from tests.advice.test_advise import HELPS, MIDDLE, ask, refused, save
+from tests.allocator.recorded_by_heap import recorded
+
+# One worker for all that share a cluster: starting one takes seconds.
+pytestmark = pytest.mark.xdist_group("dask")
+PROGRAM = [*HELPS, *MIDDLE * 3, ("free", 0), *HELPS]
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster of two processes."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=2,
+        host="127.0.0.1",
+        dashboard_address=None,
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as started:
+        assert started.scheduler_address.startswith("tcp://")
+        yield started.scheduler_address
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return save(tmp_path / "one.pickle", recorded(PROGRAM, Settings()))
+
+
+def test_a_cluster_finds_what_this_machine_finds(scheduler: str, file: str) -> None:
+    for limit in ((), ("--capacity", "240MiB")):
+        assert ask(file, *limit, "--scheduler", scheduler) == ask(file, *limit)
+
+
+def test_a_relative_path_is_found_by_workers_elsewhere(
+    scheduler: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(os.path.dirname(file))
+    assert ask(os.path.basename(file), "--scheduler", scheduler)["devices"]
+
+
+def test_workers_see_that_another_recording_took_its_place(file: str) -> None:
+    forget()
+    task = Task(Place(file, 0), "", None)
+    before = evaluate(task)
+    save(Path(file), recorded([*PROGRAM, ("alloc", 300 * MIB, 0)], Settings()))
+    assert evaluate(task).peak_reserved_bytes >= before.peak_reserved_bytes + 200 * MIB
+    forget()
+
+
+def test_a_worker_that_does_not_see_the_recording_says_so(scheduler: str, tmp_path: Path) -> None:
+    with cluster_map(scheduler) as mapped, pytest.raises(OomdoctorError) as caught:
+        list(mapped([Task(Place(str(tmp_path / "gone.pickle"), 0), "", None)]))
+    assert "gone.pickle" in str(caught.value)
+    assert "shared with them" in str(caught.value)
+
+
+def test_a_worker_that_fails_is_told_of(scheduler: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "evaluate_on_worker", _fails)
+    with cluster_map(scheduler) as mapped, pytest.raises(OomdoctorError) as caught:
+        list(mapped([Task(Place(file, 0), "", None)]))
+    assert "RuntimeError: not fit" in str(caught.value)
+
+
+def _fails(task: Task) -> None:
+    raise RuntimeError("not fit")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "foo://127.0.0.1:9", "127.0.0.1", "tcp://127.0.0.1:9"])
+def test_an_address_that_leads_nowhere(file: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster_module, "_CONNECTING", "1s")
+    error = refused(file, "--scheduler", address)
+    assert error.exit_code == 2
+    assert f"no Dask scheduler answers at {address}" in str(error)
+
+
+def test_a_cluster_without_workers(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster_module, "_WORKER_WITHIN", 0.5)
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0") as started:
+        error = refused(file, "--scheduler", started.scheduler_address)
+    assert error.exit_code == 2
+    assert "has no worker" in str(error)
+
+
+def test_without_dask_it_says_what_to_install(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.split(".")[0] in ("dask", "distributed"):
+            raise ImportError(name)
+        return really(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UsageError) as caught, cluster_map("tcp://127.0.0.1:9"):
+        pass
+    assert "Dask is not installed" in str(caught.value)
+    assert "oomdoctor[cluster]" in str(caught.value)
+
+
+def test_processes_that_compile_at_once_wait_for_each_other(file: str, tmp_path: Path) -> None:
+    """Two with an empty cache of machine code, then one that finds it: all say the same."""
+    cache = tmp_path / "cache"
+    script = (
+        "import sys; from oomdoctor.advice.cluster import evaluate_on_worker;"
+        "from oomdoctor.advice.evaluate import Place, Task;"
+        "print(evaluate_on_worker(Task(Place(sys.argv[1], 0), '', None)))"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    asked = [sys.executable, "-c", script, file]
+    racing = [subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = {process.communicate()[0].strip() for process in racing}
+    said.add(subprocess.run(asked, env=environment, capture_output=True, text=True).stdout.strip())
+    assert said == {str(evaluate_on_worker(Task(Place(file, 0), "", None)))}
+    assert list(cache.rglob("compiling.lock"))
+    # One compiled, the other found it: no function is kept twice.
+    kept = [path.name.rpartition(".")[0].rpartition(".")[0] for path in cache.rglob("*.nbc")]
+    assert len(kept) == len(set(kept)) > 0
