@@ -90,7 +90,8 @@ def single_settings(histories: Sequence[History], *, share: Optional[float]) -> 
 def _rounded_down(fraction: float) -> float:
     """To three digits, that of a small share too."""
     unit = 10.0 ** (math.floor(math.log10(fraction)) - 2)
-    return math.floor(fraction / unit) * unit
+    # What binary fractions miss by is not to cost a digit.
+    return math.floor(fraction / unit + 1e-6) * unit
 
 
 def combined_settings(best: Sequence[str], histories: Sequence[History]) -> list[str]:

@@ -1,0 +1,82 @@
+"""Which of several settings stands for those that do the same, and how their difference is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from oomdoctor.advice.candidates import mildness, single_settings
+from oomdoctor.advice.max_split import answer
+from oomdoctor.advice.ranking import Tried, ranked
+from oomdoctor.allocator.loading import load_device
+from oomdoctor.allocator.replay import Outcome
+from oomdoctor.allocator.settings import Settings
+from oomdoctor.run.sources import SnapshotSource
+from oomdoctor.snapshot import snapshot_from_plain
+from oomdoctor.units import GIB, MIB
+
+from ..allocator.recorded_by_heap import recorded
+
+PEAKS = Outcome(
+    peak_allocated_bytes=GIB,
+    peak_active_bytes=GIB,
+    peak_requested_bytes=GIB,
+    peak_reserved_bytes=2 * GIB,
+    peak_inactive_split_bytes=0,
+    final_allocated_bytes=GIB,
+    final_reserved_bytes=2 * GIB,
+    num_alloc_retries=0,
+    num_ooms=0,
+    segments_allocated=10,
+    segments_freed=0,
+    num_device_alloc=10,
+    num_device_free=0,
+    first_oom=None,
+)
+
+
+def tried(text: str, **figures: int) -> Tried:
+    return Tried(text, (replace(PEAKS, **figures),), (4 * GIB,))
+
+
+def texts(several: list[Tried]) -> list[str]:
+    return [one.alloc_conf for one in several]
+
+
+def test_of_settings_that_do_the_same_the_simplest_and_mildest_stays() -> None:
+    same = [tried(f"max_split_size_mb:{size}") for size in (32, 512, 64)]
+    assert texts(ranked([*same, tried("max_split_size_mb:1024,expandable_segments:True")])) == [
+        "max_split_size_mb:512"
+    ]
+    assert texts(ranked([tried("roundup_power2_divisions:2"), tried("roundup_power2_divisions:16")])) == [
+        "roundup_power2_divisions:16"
+    ]
+    assert mildness("expandable_segments:True") == ()
+
+
+def test_the_current_settings_stay_where_others_do_the_same() -> None:
+    several = [tried(""), tried("expandable_segments:False")]
+    assert texts(ranked(several)) == [""]
+    assert texts(ranked(several, ["expandable_segments:False"])) == ["expandable_segments:False"]
+
+
+def test_less_needed_is_told_where_the_peak_is_no_lower() -> None:
+    current = replace(tried(""), needs=(2 * GIB,))
+    better = replace(tried("max_split_size_mb:32", peak_reserved_bytes=2 * GIB + MIB), needs=(GIB,))
+    said = answer([current, better], current, [])
+    assert said.helps
+    assert said.why == "the run survives with 1.00 GiB less."
+
+
+def test_garbage_is_collected_under_a_fraction_of_what_pytorch_has() -> None:
+    plain = recorded([("alloc", 30 * MIB, 0)], Settings())
+    history = load_device(snapshot_from_plain(plain), SnapshotSource("nowhere"), 0).history
+
+    def fractions(share: float | None) -> set[str]:
+        found = single_settings([history], share=share)
+        return {text.split("fraction:")[1] for text in found if text.startswith("garbage")}
+
+    assert fractions(1.0) == {"0.95"}
+    # On a device that others fill by half, a fraction of 0.95 would never be reached.
+    assert fractions(0.5) == {"0.475"}
+    assert fractions(0.0157) == {"0.0149"}
+    assert fractions(None) == set()
