@@ -131,6 +131,107 @@ def test_a_fraction_in_the_settings_holds_unless_the_program_set_one(tmp_path: P
     assert limits == [500 * MIB, 900 * MIB]
 
 
+def test_a_total_without_a_fraction_is_told(file: str) -> None:
+    for more in ([], ["--capacity", "1GiB"]):
+        result = CliRunner().invoke(group, ["replay", file, "--total", "1GiB", *more], catch_exceptions=False)
+        assert "--total changes nothing" in result.stderr
+    said = text("replay", file, "--memory-fraction", "0.5", "--total", "128MiB")
+    assert "fraction  0.5 of 128.00 MiB: at most 64.00 MiB" in said
+    device = one("replay", file, "--alloc-conf", "per_process_memory_fraction:0.5", "--capacity", "128MiB")
+    assert (device["memory_fraction"], device["fraction_of_bytes"]) == (0.5, 128 * MIB)
+    assert device["limit_bytes"] == 64 * MIB
+    assert one("replay", file)["memory_fraction"] is None
+
+
+@pytest.mark.parametrize(
+    ("capacity", "said"), [("30MiB", "would not have come so far"), ("50MiB", "the rest")]
+)
+def test_what_was_there_before_the_trace_has_to_fit(tmp_path: Path, capacity: str, said: str) -> None:
+    base = 1 << 40
+    plain = snapshot(
+        segment(base, live(36 * MIB), live(4 * MIB), hole(20 * MIB)),
+        traces=[[event("alloc", 4 * MIB, addr=base + 36 * MIB)]],
+    )
+    path = save(tmp_path / "late.pickle", plain)
+    device = one("replay", path, "--capacity", capacity)
+    assert device["fits_at_start"] is False
+    assert device["peak_reserved_bytes"] is device["first_oom"] is None
+    assert device["recorded"]["peak_reserved_bytes"] == 60 * MIB
+    assert any(said in note for note in device["notes"])
+    shown = text("replay", path, "--capacity", capacity)
+    assert "does not fit when the trace begins" in shown
+    assert "survives" not in shown
+    assert one("replay", path, "--capacity", "60MiB")["fits_at_start"] is True
+    assert "The trace began late" in text("replay", path)
+
+
+def test_recorded_retries_are_not_compared_with_endless_memory(tmp_path: Path) -> None:
+    first, second = 1 << 40, 1 << 41
+    plain = snapshot(
+        segment(second, live(40 * MIB)),
+        traces=[
+            [
+                event("segment_alloc", 30 * MIB, addr=first),
+                event("alloc", 30 * MIB, addr=first),
+                event("free_requested", 30 * MIB, addr=first),
+                event("free_completed", 30 * MIB, addr=first),
+                event("segment_free", 30 * MIB, addr=first, frames=[frame("f", "a.py")]),
+                event("segment_alloc", 40 * MIB, addr=second, frames=[frame("f", "a.py")]),
+                event("alloc", 40 * MIB, addr=second, frames=[frame("f", "a.py")]),
+            ]
+        ],
+    )
+    path = save(tmp_path / "retry.pickle", plain)
+    assert one("replay", path)["num_alloc_retries"] == 1
+    said = " ".join(text("replay", path, "--alloc-conf", "max_split_size_mb:64").split())
+    assert "Memory has no end here" in said
+    assert f"--capacity {40 * MIB}" in said
+    assert "than recorded" not in said
+
+
+def test_addresses_that_are_made_up_are_told_where_they_matter(tmp_path: Path) -> None:
+    new = recorded(PROGRAM, Settings())
+    old = recorded(PROGRAM, Settings(), torch=(2, 11))
+    for entry in old["device_traces"][0]:
+        entry.pop("pool_id")
+    conf = ("--alloc-conf", "expandable_segments:True")
+    for plain, others, told in ((old, conf, True), (new, conf, False), (old, ("--alloc-conf", ""), False)):
+        device = one("replay", save(tmp_path / "x.pickle", plain), *others)
+        assert any("made up" in note for note in device["notes"]) is told
+
+
+def test_what_is_strange_about_a_file_is_told_by_both(tmp_path: Path) -> None:
+    plain = recorded(PROGRAM, Settings())
+    plain["device_traces"][0][-1]["action"] = "frobnicate"
+    plain["segments"][0]["blocks"][0]["size"] += 512
+    path = save(tmp_path / "odd.pickle", plain)
+    for command in ("inspect", "replay"):
+        device = one(command, path)
+        notes = " ".join(device["notes"])
+        assert "unknown actions stand as unknown events: frobnicate" in notes
+        assert "1 segment of the snapshot has blocks that do not fill it" in notes
+        assert "is not the state in the snapshot" in notes
+        assert "live in" in notes, "how far off it is"
+        assert device["basis"] == "replayed"
+    plain["segments"][1]["total_size"] = -5
+    plain["segments"].append(segment(plain["segments"][0]["address"], live(2 * MIB)))
+    notes = " ".join(one("inspect", save(tmp_path / "odd.pickle", plain))["notes"])
+    assert "no size that a segment can have" in notes
+    assert "memory that another has as well" in notes
+
+
+def test_a_stated_release_is_kept(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    add_dump(add_process(run, 7, torch_version="2.15.0+cu132"), recorded(PROGRAM, Settings()))
+    same = one("replay", str(run), "--torch", "2.15")
+    assert (same["torch"]["version"], same["basis"]) == ("2.15.0+cu132", "recorded")
+    other = one("replay", str(run), "--torch", "9.9")
+    assert (other["torch"]["version"], other["rules_of_torch"], other["basis"]) == (
+        "2.15.0+cu132", "9.9", "replayed",
+    )  # fmt: skip
+    assert "leave --torch out" in str(refused("inspect", str(run), "--torch", "9.9"))
+
+
 def test_a_torch_that_can_have_recorded_it_is_taken_for_it(file: str) -> None:
     assert one("replay", file)["torch"]["newest"] == "2.12"
     device = one("replay", file, "--torch", "2.12.1")
@@ -157,6 +258,11 @@ def test_unusable_arguments(file: str, arguments: list[str], said: str, code: in
     error = refused("replay", file, *arguments)
     assert said in str(error)
     assert error.exit_code == code
+
+
+def test_no_number_is_no_fraction(file: str) -> None:
+    result = CliRunner().invoke(group, ["replay", file, "--memory-fraction", "nan"])
+    assert (result.exit_code, "'nan' is not a number" in result.output) == (2, True)
 
 
 def test_what_torch_would_ignore_is_said_on_standard_error(file: str) -> None:
@@ -198,13 +304,17 @@ def test_without_history_the_state_is_told_and_nothing_replayed(tmp_path: Path) 
     path = save(tmp_path / "state.pickle", snapshot(segment(1 << 40, live(4 * MIB), hole(16 * MIB))))
     device = one("replay", path)
     assert (device["events"], device["complete_history"]) == (0, False)
-    assert device["final_reserved_bytes"] == device["peak_reserved_bytes"] == 20 * MIB
+    assert device["final_reserved_bytes"] == 20 * MIB
+    assert device["peak_reserved_bytes"] is device["num_alloc_retries"] is device["num_ooms"] is None
+    assert re.search(r"peak reserved +unknown\n", text("replay", path))
+    assert re.search(r"retries +unknown\n", text("replay", path))
     assert "No history was recorded" in text("replay", path)
     assert "No history was recorded" in text("inspect", path)
     assert refused("replay", path, "--alloc-conf", "").exit_code == 1
     assert "leave --event out" in str(refused("inspect", path, "--event", "1"))
     assert ask("replay", save(tmp_path / "empty.pickle", snapshot()))["devices"] == []
-    assert "Nothing is recorded" in text("inspect", str(tmp_path / "empty.pickle"))
+    result = CliRunner().invoke(group, ["inspect", str(tmp_path / "empty.pickle")])
+    assert "empty.pickle: nothing is recorded" in result.output
 
 
 def test_a_device_without_history_does_not_keep_others_from_replay(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
+from oomdoctor.allocator.agreement import agrees_with_snapshot, broken_segments, disagreement
 from oomdoctor.allocator.configure import Conditions
 from oomdoctor.allocator.history import History
 from oomdoctor.allocator.recording import Recording, recording_of
@@ -39,6 +40,7 @@ class DeviceHistory:
         total_bytes: the device's memory; None where not known.
         memory_fraction: of ``set_per_process_memory_fraction``; None where not known.
         notes: what a reader has to know, a sentence each.
+        agrees: whether the end of the replay is the state in the snapshot.
     """
 
     source: SnapshotSource
@@ -48,6 +50,7 @@ class DeviceHistory:
     total_bytes: Optional[int]
     memory_fraction: Optional[float]
     notes: tuple[str, ...]
+    agrees: bool = True
 
     @property
     def has_events(self) -> bool:
@@ -57,6 +60,17 @@ class DeviceHistory:
     def is_complete(self) -> bool:
         """Whether the recording began before the allocator's first segment."""
         return self.has_events and self.history.initial.is_empty()
+
+    @property
+    def is_as_recorded(self) -> bool:
+        """Whether the replay goes where the recording went, all the way and to the same end."""
+        check = self.history.check
+        return self.agrees and check.matching == check.compared and not check.conflicts
+
+    @property
+    def held_at_start(self) -> int:
+        """Bytes reserved when the trace began."""
+        return sum(piece.end - piece.start for piece in self.history.initial.pieces)
 
     def conditions(self, capacity: Optional[int] = None) -> Conditions:
         """Those of the recording, with this capacity in bytes.
@@ -98,7 +112,8 @@ def release_of(
                 f"torch {named(torch)} has not recorded this: it is of {release_of(snapshot, source)}",
                 where=source.path,
             )
-        return exactly(torch, "stated")
+        known = release_of(snapshot, source)
+        return known if known.basis == "recorded" else exactly(torch, "stated")
     if source.torch_version is not None:
         try:
             return exactly(parse_torch_version(source.torch_version), "recorded", source.torch_version)
@@ -110,6 +125,8 @@ def release_of(
 def can_be(torch: TorchVersion, snapshot: Snapshot, source: SnapshotSource) -> bool:
     """Whether a release can have recorded a snapshot, by all that is known."""
     known = release_of(snapshot, source)
+    if known.basis == "recorded":
+        return torch == known.oldest
     return known.oldest <= torch <= known.newest or (torch > NEWEST and known.newest == NEWEST)
 
 
@@ -134,7 +151,8 @@ def _device_history(
     notes += [newer] if newer else []
     if snapshot.settings is None and not source.environment:
         notes.append("the recording states no allocator settings: the defaults are assumed")
-    notes += [*recording.notes, *history.initial.notes]
+    notes += [*snapshot.notes, *recording.notes, *broken_segments(snapshot, device)]
+    notes += history.initial.notes
     guessed = history.initial.blocks.guessed
     if guessed:
         blocks = "1 block" if guessed == 1 else f"{guessed:,} blocks"
@@ -144,6 +162,9 @@ def _device_history(
         )
     if history.check.conflicts:
         notes.append(f"{history.check.conflicts:,} events contradict the recording's own segments")
+    agrees = agrees_with_snapshot(history)
+    if not agrees:
+        notes.append(disagreement(history))
     return DeviceHistory(
         source=source,
         device=device,
@@ -152,6 +173,7 @@ def _device_history(
         total_bytes=source.total_bytes(device),
         memory_fraction=source.memory_fraction(device),
         notes=tuple(notes),
+        agrees=agrees,
     )
 
 

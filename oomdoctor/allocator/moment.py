@@ -175,22 +175,3 @@ def _stacks(history: History, born: NDArray[np.int64]) -> NDArray[np.int32]:
         of_birth[births[unknown]] = stacks[unknown]
     out: NDArray[np.int32] = np.where(born >= 0, of_birth[np.maximum(born, 0)], NO_STACK).astype(np.int32)
     return out
-
-
-def agrees_with_snapshot(history: History) -> bool:
-    """Whether the replayed end has the snapshot's own live blocks, at their addresses, of their sizes."""
-    recording = history.recording
-    snapshot = recording.snapshot
-    rows = recording.final_segments()
-    layout = layout_of(history.last)
-    mine = snapshot.segments.device[snapshot.blocks.segment] == recording.device
-    theirs = np.flatnonzero(mine & (snapshot.blocks.state != INACTIVE))
-    theirs = theirs[np.argsort(snapshot.blocks.address[theirs], kind="stable")]
-    ours = layout.blocks[layout.live]
-    return (
-        layout.phantoms == 0
-        and int(snapshot.segments.total_size[rows].sum()) == int(layout.blocks["size"].sum())
-        and np.array_equal(snapshot.blocks.address[theirs], ours["ptr"])
-        and np.array_equal(snapshot.blocks.block_size[theirs], ours["size"])
-        and np.array_equal(snapshot.blocks.state[theirs], layout.state[layout.live])
-    )

@@ -93,6 +93,8 @@ class Replay:
         totals: TOTALS[m] after each act; rows after an OOM stay zero. Empty where not asked for.
         done: how many acts were replayed.
         heap: the allocator at the end.
+        makes_up_addresses: whether segments came that the recording does not have; nobody knows where those
+            would have been.
     """
 
     outcome: Outcome
@@ -100,6 +102,7 @@ class Replay:
     totals: NDArray[Any]
     done: int
     heap: Heap
+    makes_up_addresses: bool = False
 
 
 def requests_of(history: History, torch: Optional[TorchVersion] = None) -> Requests:
@@ -233,6 +236,7 @@ def replay(
     )
     if conditions.addresses_fall:
         heap.stats["next_address"] = 0
+    first_made_up = int(heap.stats["next_address"][0])
     block_of = block_rows_of_births(heap, history.births)
     totals = np.zeros(requests.acts if with_totals else 0, TOTALS)
     at, failed = 0, False
@@ -264,4 +268,5 @@ def replay(
         totals=totals,
         done=at,
         heap=heap,
+        makes_up_addresses=int(stats["next_address"]) != first_made_up,
     )

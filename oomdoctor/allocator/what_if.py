@@ -11,6 +11,7 @@ from oomdoctor.allocator.history import History
 from oomdoctor.allocator.loading import DeviceHistory, recorded_settings
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.replay import Outcome, recorded_outcome, replay
+from oomdoctor.allocator.rules import TIE_ADDRESS, rules_of
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.errors import SettingsError, UsageError
@@ -55,6 +56,10 @@ class Comparison:
         warnings: about the settings text.
         notes: what a reader has to know, those of the recording included.
         limit_bytes: the end of memory in the simulation, by capacity or fraction; None: without end.
+        fits_at_start: whether what was reserved when the trace began is within that limit. Where it is not,
+            nothing is simulated: those segments are none that could have been.
+        memory_fraction: the one that holds; None where none was recorded or asked for.
+        fraction_of: bytes that it is a fraction of; None where not known.
     """
 
     device: DeviceHistory
@@ -66,6 +71,9 @@ class Comparison:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     limit_bytes: Optional[int] = None
+    fits_at_start: bool = True
+    memory_fraction: Optional[float] = None
+    fraction_of: Optional[int] = None
 
     @property
     def outcome(self) -> Outcome:
@@ -98,6 +106,8 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
         notes += _rejected_by_oldest(device, asked)
     recorded = recorded_outcome(history)
     simulated, limit = None, None
+    fits = True
+    fraction, fraction_of = device.memory_fraction, device.total_bytes
     if not device.has_events:
         alloc_conf = history.settings.text
     elif asked.changes_something:
@@ -111,19 +121,33 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
             conditions = replace(conditions, total_memory=asked.total_bytes)
         fraction = conditions.memory_fraction
         fraction = settings.per_process_memory_fraction if fraction is None else fraction
-        if fraction < 1.0 and conditions.total_memory is None and asked.capacity is None:
+        total = conditions.total_memory
+        fraction_of = asked.capacity if total is None else total
+        if fraction < 1.0 and fraction_of is None:
             notes.append(
                 f"a memory fraction of {fraction:g} is set, and how much the device has is not known: without"
                 " --total there is no limit"
             )
-        held = sum(piece.end - piece.start for piece in history.initial.pieces)
-        if asked.capacity is not None and held > asked.capacity:
-            notes.append(f"{format_bytes(held)} were reserved when the trace began, more than this capacity")
+        if asked.total_bytes is not None and fraction >= 1.0 and not settings.throw_on_cudamalloc_oom:
+            warnings += ("--total changes nothing: no memory fraction is set (--memory-fraction F)",)
         limits = [asked.capacity]
-        if fraction < 1.0 and conditions.total_memory is not None:
-            limits.append(int(fraction * conditions.total_memory))
+        if fraction < 1.0 and fraction_of is not None:
+            limits.append(int(fraction * fraction_of))
         limit = min((one for one in limits if one is not None), default=None)
-        simulated = replay(history, settings, conditions, torch).outcome
+        if limit is not None and device.held_at_start > limit:
+            fits = False
+            notes.append(_does_not_fit(device, limit))
+        else:
+            done = replay(history, settings, conditions, torch)
+            simulated = done.outcome
+            if done.makes_up_addresses and rules_of(torch).tie_break == TIE_ADDRESS:
+                notes.append(
+                    f"of free blocks of one size torch {named(torch)} takes the one at the lower address, and"
+                    " of segments that the recording does not have the addresses are made up: on a device the"
+                    " figures could come out somewhat different"
+                )
+    elif asked.total_bytes is not None:
+        warnings += ("--total changes nothing by itself: it is what --memory-fraction is a fraction of",)
     return Comparison(
         device=device,
         asked=asked,
@@ -134,7 +158,24 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
         warnings=warnings,
         notes=tuple(notes),
         limit_bytes=limit,
+        fits_at_start=fits,
+        memory_fraction=fraction
+        if fraction != 1.0 or asked.memory_fraction is not None
+        else device.memory_fraction,
+        fraction_of=fraction_of,
     )
+
+
+def _does_not_fit(device: DeviceHistory, limit: int) -> str:
+    heap = device.history.heap_after(0)
+    live = int(heap.stats["active_bytes"][0])
+    said = (
+        f"{format_bytes(device.held_at_start)} were reserved when the trace began, more than"
+        f" {format_bytes(limit)}: how the program would have come to this point is not in the recording"
+    )
+    if live > limit:
+        return f"{said}, and {format_bytes(live)} of it were in use, so it would not have come so far"
+    return f"{said}; {format_bytes(live)} of it were in use, the rest could have been given back"
 
 
 def capacity_at_oom(history: History) -> Optional[int]:

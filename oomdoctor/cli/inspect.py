@@ -49,7 +49,9 @@ def command(
     for one, other in each_device(path, device, dump, torch, problems):
         if other is not None:
             raise UsageError(
-                f"torch {torch} has not recorded this: it is of torch {one.torch}", where=one.source.path
+                f"torch {torch} has not recorded this: it is of torch {one.torch}",
+                where=one.source.path,
+                next_step="leave --torch out; replay --torch shows it under the rules of another release",
             )
         found.append(inspect_device(one, event))
     if as_json:
@@ -60,4 +62,4 @@ def command(
     from oomdoctor.reporters import inspect_text
     from oomdoctor.reporters.ink import ink_for
 
-    write(inspect_text.render(found, problems, ink_for(sys.stdout)))
+    write(inspect_text.render(found, problems, ink_for(sys.stdout), path))

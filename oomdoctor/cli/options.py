@@ -31,11 +31,19 @@ def stacks_option(help_text: str) -> Callable[[_F], _F]:
     )
 
 
-class Seconds(click.FloatRange):
-    """A time that ends: float() takes "nan" and "inf" as well."""
+class Finite(click.FloatRange):
+    """A number that is one: float() takes "nan" and "inf" as well, and no bound keeps "nan" out."""
+
+    what = "a number"
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return seconds
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not {self.what}", param, ctx)
+        return number
+
+
+class Seconds(Finite):
+    """A time that ends."""
+
+    what = "a number of seconds"

@@ -7,6 +7,7 @@ from typing import Optional
 
 import click
 
+from oomdoctor.cli.options import Finite
 from oomdoctor.cli.output import write
 from oomdoctor.cli.recordings import (
     device_option,
@@ -48,7 +49,7 @@ from oomdoctor.cli.recordings import (
 )
 @click.option(
     "--memory-fraction",
-    type=click.FloatRange(min=0.0, max=1.0),
+    type=Finite(min=0.0, max=1.0),
     metavar="F",
     help="As of set_per_process_memory_fraction. [default: as recorded]",
 )
@@ -108,4 +109,4 @@ def command(
     from oomdoctor.reporters import replay_text
     from oomdoctor.reporters.ink import ink_for
 
-    write(replay_text.render(found, problems, ink_for(sys.stdout)))
+    write(replay_text.render(found, problems, ink_for(sys.stdout), path))

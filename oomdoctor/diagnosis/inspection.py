@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oomdoctor.allocator.loading import DeviceHistory
-from oomdoctor.allocator.moment import Moment, agrees_with_snapshot, moment_of
+from oomdoctor.allocator.moment import Moment, moment_of
 from oomdoctor.diagnosis.by_stack import places
 from oomdoctor.diagnosis.model import Basis
 from oomdoctor.diagnosis.pinning import BlockColumns, Pin, pins_of
@@ -108,15 +108,12 @@ def inspect_device(device: DeviceHistory, event: Optional[int] = None) -> Inspec
     after = event_number(event, len(history.recording), device.source.path)
     moment = moment_of(history, after)
     notes = list(device.notes)
-    agrees = agrees_with_snapshot(history)
-    if not agrees:
-        notes.append("the end of the replay is not the state in the snapshot, block by block")
     if moment.layout.phantoms:
         notes.append(
             f"{moment.layout.phantoms:,} bytes of live blocks lie in no segment that the recording knows;"
             " they are left out here"
         )
-    at_end = after == len(history.recording) and agrees
+    at_end = after == len(history.recording) and device.agrees
     return Inspection(
         device=device,
         moment=moment,

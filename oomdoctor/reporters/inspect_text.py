@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from oomdoctor.allocator.fragmentation import Compartment, Measures
 from oomdoctor.diagnosis.inspection import Inspection, PinWithAge, last_event
 from oomdoctor.reporters.ink import Ink
-from oomdoctor.reporters.parts import place_lines, size_text
-from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
+from oomdoctor.reporters.parts import counted, place_lines, size_text
+from oomdoctor.reporters.recording_text import called, filled, notes, nothing, problems, release, trust
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.units import format_bytes, format_seconds
 
@@ -16,11 +16,9 @@ _BAR = 16
 _ROWS = 6
 
 
-def render(inspections: Sequence[Inspection], problems_found: Sequence[str], ink: Ink) -> str:
+def render(inspections: Sequence[Inspection], problems_found: Sequence[str], ink: Ink, path: str = "") -> str:
     """The whole answer."""
-    parts = [_device(one, ink) for one in inspections]
-    if not inspections:
-        parts.append("Nothing is recorded: no segment, no event.")
+    parts = [_device(one, ink) for one in inspections] or [nothing(path)]
     return "\n\n".join(parts + problems(problems_found, ink))
 
 
@@ -40,8 +38,10 @@ def _device(one: Inspection, ink: Ink) -> str:
 def _head(one: Inspection, ink: Ink) -> str:
     device, moment = one.device, one.moment
     events = len(moment.history.recording)
-    when = "at the end" if moment.events == events else f"after {moment.events:,} of {events:,} events"
-    about = release(device) + (f", {events:,} events" if events else "")
+    when = (
+        "at the end" if moment.events == events else f"after {moment.events:,} of {counted(events, 'event')}"
+    )
+    about = release(device) + (f", {counted(events, 'event')}" if events else "")
     about += f", snapshot {device.source.dump}" if device.source.dump else ""
     settings = moment.history.settings.text
     about += f", {settings}" if settings and len(about) + len(settings) < 76 else ""

@@ -30,3 +30,8 @@ def place_lines(place: Place, width: int) -> list[str]:
 def size_text(size: Optional[int]) -> str:
     """A size for a column of tables; "-" where it is not known."""
     return "-" if size is None else format_bytes(size) if size < 10_000 * GIB else f"{size / GIB:.0f} GiB"
+
+
+def counted(count: int, noun: str, plural: Optional[str] = None) -> str:
+    """``1 event``, ``7,820 events``."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

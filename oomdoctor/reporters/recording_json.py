@@ -12,6 +12,11 @@ from oomdoctor.snapshot.model import ALLOC
 Json = dict[str, Any]
 
 
+def basis_of(device: DeviceHistory) -> str:
+    """Of the recording's own figures: the replay gives them, which is the recording only where it arrives."""
+    return "recorded" if device.is_as_recorded or not device.has_events else "replayed"
+
+
 def about(device: DeviceHistory) -> Json:
     """Where a device's recording is from, and how far the replay can be trusted."""
     source, bounds = device.source, device.torch

@@ -51,6 +51,12 @@ def release(device: DeviceHistory) -> str:
     return f"torch {device.torch}{by}"
 
 
+def nothing(path: str) -> str:
+    """The answer where there is none."""
+    said = "Nothing is recorded: no segment, no event."
+    return f"{path}: {said[0].lower()}{said[1:]}" if path else said
+
+
 def filled(text: str) -> str:
     """A paragraph."""
     return textwrap.fill(text, WIDTH)

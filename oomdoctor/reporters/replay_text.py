@@ -9,8 +9,9 @@ from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.replay import FirstOom, Outcome
 from oomdoctor.allocator.what_if import Comparison, capacity_at_oom
 from oomdoctor.reporters.ink import Ink
-from oomdoctor.reporters.parts import size_text
-from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
+from oomdoctor.reporters.parts import counted, size_text
+from oomdoctor.reporters.recording_json import basis_of
+from oomdoctor.reporters.recording_text import called, filled, notes, nothing, problems, release, trust
 from oomdoctor.units import format_bytes
 
 _ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
@@ -27,18 +28,16 @@ _ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
 )
 
 
-def render(comparisons: Sequence[Comparison], problems_found: Sequence[str], ink: Ink) -> str:
+def render(comparisons: Sequence[Comparison], problems_found: Sequence[str], ink: Ink, path: str = "") -> str:
     """The whole answer."""
-    parts = [_device(one, ink) for one in comparisons]
-    if not comparisons:
-        parts.append("Nothing is recorded: no segment, no event.")
+    parts = [_device(one, ink) for one in comparisons] or [nothing(path)]
     return "\n\n".join(parts + problems(problems_found, ink))
 
 
 def _device(one: Comparison, ink: Ink) -> str:
     device = one.device
     head = f"{called(device)}: {_headline(one)}"
-    about = f"{release(device)}, {len(device.history.recording):,} events"
+    about = f"{release(device)}, {counted(len(device.history.recording), 'event')}"
     if device.source.dump:
         about += f", snapshot {device.source.dump}"
     lines = [ink(head, "bold"), ink(about, "dim"), "", filled(trust(device)), "", *_table(one, ink)]
@@ -53,6 +52,8 @@ def _device(one: Comparison, ink: Ink) -> str:
 def _headline(one: Comparison) -> str:
     if not one.device.has_events:
         return f"{format_bytes(one.recorded.final_reserved_bytes)} reserved"
+    if not one.fits_at_start:
+        return "does not fit when the trace begins"
     oom = one.outcome.first_oom
     if oom is not None:
         return f"out of memory at allocation {oom.alloc_index:,}"
@@ -63,15 +64,18 @@ def _headline(one: Comparison) -> str:
 
 
 def _table(one: Comparison, ink: Ink) -> list[str]:
-    columns = [("as recorded", one.recorded, "recorded")]
+    columns = [("as recorded", one.recorded, basis_of(one.device))]
     if one.simulated is not None:
         columns.append(("as asked", one.simulated, "replayed"))
     lines = []
-    if one.simulated is not None:
+    if one.simulated is not None or not one.fits_at_start:
         lines += [*_asked(one), ""]
     lines.append(ink(" " * 24 + "".join(f"{name:>24}" for name, _, _ in columns), "bold"))
     for name, shown in _ROWS:
-        lines.append(f"  {name:<22}" + "".join(f"{shown(outcome):>24}" for _, outcome, _ in columns))
+        # A snapshot without history states what is there, and nothing of what was.
+        known = one.device.has_events or name.endswith("at the end")
+        values = (shown(outcome) if known else "unknown" for _, outcome, _ in columns)
+        lines.append(f"  {name:<22}" + "".join(f"{value:>24}" for value in values))
     basis = "".join(f"{basis:>24}" for _, _, basis in columns)
     return [*lines, ink(f"  {'basis':<22}{basis}", "dim")]
 
@@ -82,11 +86,16 @@ def _asked(one: Comparison) -> list[str]:
     recorded = one.device.history.settings.text or "the defaults"
     lines = []
     if asked.alloc_conf is not None:
-        lines.append(f"settings  {asked.alloc_conf or 'the defaults'}  (recorded: {recorded})")
+        lines.append(f"settings  {asked.alloc_conf.strip() or 'the defaults'}  (recorded: {recorded})")
     if asked.capacity is not None:
         lines.append(f"capacity  {format_bytes(asked.capacity)} for PyTorch")
-    if asked.memory_fraction is not None:
-        lines.append(f"fraction  {asked.memory_fraction:g}")
+    fraction = one.memory_fraction
+    if fraction is not None and (asked.memory_fraction is not None or fraction < 1.0):
+        line = f"fraction  {fraction:g}"
+        if one.fraction_of is not None:
+            limit = format_bytes(int(fraction * one.fraction_of))
+            line += f" of {format_bytes(one.fraction_of)}: at most {limit}"
+        lines.append(line)
     if asked.torch is not None:
         lines.append(f"rules of  torch {named(asked.torch)}")
     return [
@@ -97,6 +106,17 @@ def _asked(one: Comparison) -> list[str]:
 
 def _survives(oom: Optional[FirstOom]) -> str:
     return "no" if oom is None else f"at allocation {oom.alloc_index:,}"
+
+
+def _without_end(one: Comparison) -> str:
+    """Where retries show that memory was short, figures of endless memory are not comparable."""
+    retries = counted(one.recorded.num_alloc_retries, "retry", "retries")
+    peak = one.recorded.peak_reserved_bytes
+    return (
+        "Memory has no end here, since no --capacity was given; the recording met the end of it in"
+        f" {retries}, with {format_bytes(peak)} reserved at the most. --capacity {peak} says what would have"
+        " come of this with as much."
+    )
 
 
 def _past_the_error(one: Comparison) -> list[str]:
@@ -114,17 +134,27 @@ def _past_the_error(one: Comparison) -> list[str]:
 
 
 def _said(one: Comparison) -> str:
-    oom = one.outcome.first_oom
+    oom = one.outcome.first_oom if one.fits_at_start else None
     said = []
+    if one.device.has_events and not one.device.is_complete:
+        said.append("The trace began late: the peaks are those since then.")
     if oom is not None:
+        shown = (
+            f" (inspect --event {oom.event + 1} shows it)"
+            if one.simulated is None
+            else f" (inspect --event {oom.event} shows the recording there)"
+        )
         said.append(
-            f"Out of memory at event {oom.event:,}, where {format_bytes(oom.requested_bytes)} were asked for."
+            f"Out of memory at event {oom.event:,}{shown}, where {format_bytes(oom.requested_bytes)} were"
+            " asked for."
         )
         if one.simulated is not None:
             said.append("The replay ends there; its peaks are those until then.")
     if one.simulated is not None and oom is None and one.recorded.first_oom is None:
         less = one.recorded.peak_reserved_bytes - one.simulated.peak_reserved_bytes
-        if less:
+        if one.limit_bytes is None and one.recorded.num_alloc_retries:
+            said.append(_without_end(one))
+        elif less:
             word = "less" if less > 0 else "more"
             said.append(f"{format_bytes(abs(less))} {word} reserved at the peak than recorded.")
     if one.simulated is not None and oom is None and one.recorded.first_oom is not None:

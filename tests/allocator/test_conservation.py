@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from oomdoctor.allocator.agreement import agrees_with_snapshot
 from oomdoctor.allocator.conservation import violations
 from oomdoctor.allocator.heap_layout import Heap, copied
 from oomdoctor.allocator.history import History, history_of
-from oomdoctor.allocator.moment import agrees_with_snapshot
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.snapshot import snapshot_from_plain
 

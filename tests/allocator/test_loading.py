@@ -8,9 +8,10 @@ from typing import Any, Optional
 
 import pytest
 
+from oomdoctor.allocator.agreement import agrees_with_snapshot
 from oomdoctor.allocator.conservation import violations
 from oomdoctor.allocator.loading import DeviceHistory, load_device
-from oomdoctor.allocator.moment import agrees_with_snapshot, moment_of
+from oomdoctor.allocator.moment import moment_of
 from oomdoctor.allocator.release_bounds import ReleaseBounds, bounds_of
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.settings_parser import parse_settings
