@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
+from oomdoctor.advice.again import Again
 from oomdoctor.advice.evaluate import Place, conditions_of
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, prove, why_unprovable
@@ -30,6 +31,7 @@ class Advice:
         max_split: the answer about max_split_size_mb.
         proofs: by recording and settings text, where asked for.
         unproved: why a recording could not be driven through the real allocator, by recording.
+        again: the whole program under the recommendation, where it was rehearsed and that was asked for.
         notes: what a reader has to know.
     """
 
@@ -42,6 +44,7 @@ class Advice:
     max_split: MaxSplitAnswer
     proofs: dict[tuple[int, str], Proof] = field(default_factory=dict)
     unproved: dict[int, str] = field(default_factory=dict)
+    again: Optional[Again] = None
     notes: tuple[str, ...] = ()
 
     def basis(self, number: int, alloc_conf: str) -> str:
@@ -85,13 +88,13 @@ def advise(
         held = sum(piece.end - piece.start for piece in device.history.initial.pieces)
         if size is not None and held > size:
             notes.append(
-                f"device {device.device}: {format_bytes(held)} were reserved when the trace began, more than this"
-                " capacity; what lay there before is replayed as it lay, under every setting"
+                f"device {device.device}: {format_bytes(held)} were reserved when the trace began, more than"
+                " this capacity; what lay there before is replayed as it lay, under every setting"
             )
         elif held:
             notes.append(
-                f"device {device.device}: {format_bytes(held)} were reserved when the trace began; another setting"
-                " would have changed that as well, and is not seen to"
+                f"device {device.device}: {format_bytes(held)} were reserved when the trace began; another"
+                " setting would have changed that as well, and is not seen to"
             )
     return Advice(
         devices=devices,

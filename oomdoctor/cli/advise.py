@@ -40,6 +40,12 @@ from oomdoctor.cli.recordings import (
     "--prove", "proves", is_flag=True, help="Drive the requests through the real allocator as well."
 )
 @click.option(
+    "--rerun/--no-rerun",
+    "reruns",
+    default=True,
+    help="With --prove, run a rehearsed program again whole under the recommendation. [default: rerun]",
+)
+@click.option(
     "--python",
     type=click.Path(exists=True, dir_okay=False),
     help="The interpreter whose torch proves. [default: the one that runs oomdoctor]",
@@ -59,13 +65,17 @@ def command(
     capacity: Optional[int],
     torch: Optional[str],
     proves: bool,
+    reruns: bool,
     python: Optional[str],
     scheduler: Optional[str],
     workers: Optional[int],
     dump: Optional[str],
     as_json: bool,
 ) -> None:
+    from dataclasses import replace
+
     from oomdoctor.advice.advise import advise, proved
+    from oomdoctor.advice.again import run_again, was_rehearsed
     from oomdoctor.advice.cluster import cluster_map
     from oomdoctor.advice.evaluate import Place
     from oomdoctor.advice.search import local_map
@@ -100,6 +110,10 @@ def command(
         click.echo("\r\033[K", nl=False, err=True)
     if proves:
         advice = proved(advice, python or sys.executable)
+        if reruns and advice.best is not None and was_rehearsed(path):
+            if sys.stderr.isatty():
+                click.echo("oomdoctor: rehearsing the whole program again under the recommendation", err=True)
+            advice = replace(advice, again=run_again(path, advice.best.alloc_conf))
     if as_json:
         from oomdoctor.reporters import advise_json
 

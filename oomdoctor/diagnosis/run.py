@@ -474,13 +474,13 @@ def _program(run: RunFolder, process: Process, dump: Optional[Dump], snapshot: O
         asked={name: value for name, value in asked.items() if isinstance(value, str)},
         command=tuple(launcher.command) if launcher else (),
         cwd=text(launcher.document, "cwd") if launcher else None,
-        verb=_verb(emulated),
+        verb=recorded_with(emulated),
         expandable=expandable if isinstance(expandable, bool) else None,
         backend=text(mapping(dump.document, "settings"), "backend") if dump else None,
     )
 
 
-def _verb(emulated: Any) -> tuple[str, ...]:
+def recorded_with(emulated: Any) -> tuple[str, ...]:
     """The command that recorded: rehearse, where devices were emulated, with what its settings say."""
     if not isinstance(emulated, dict):
         return ("trace",)

@@ -30,6 +30,9 @@ def document(advice: Advice, problems: Sequence[str] = ()) -> Json:
     return {
         "schema": "oomdoctor.advise/1",
         "devices": [_device(advice, number) for number in range(len(advice.devices))],
+        "again": None
+        if advice.again is None
+        else {**asdict(advice.again), "survives": advice.again.survives},
         "notes": list(advice.notes),
         "problems": list(problems),
     }

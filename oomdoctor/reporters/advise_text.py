@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.ranking import Tried, frontier
+from oomdoctor.advice.shortfall import shortfall
 from oomdoctor.diagnosis.torch_settings import variable
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import size_text
@@ -14,6 +15,7 @@ from oomdoctor.reporters.recording_text import called, filled, notes, problems, 
 from oomdoctor.units import format_bytes
 
 _ROWS = 7
+_HOLDERS = 6
 _NAME = 25
 
 
@@ -107,9 +109,53 @@ def _split(advice: Advice) -> str:
     return filled(f"max_split_size_mb: {value}{'— ' if answer.helps else ''}{answer.why}")
 
 
+def _what_else(advice: Advice) -> list[str]:
+    """Where memory ran out and no setting helps: what is missing, what lives."""
+    parts = []
+    for device, capacity in zip(advice.devices, advice.capacities):
+        lack = shortfall(device.history, capacity)
+        if lack is None or advice.current.survives:
+            continue
+        said = (
+            f"{called(device)}: {format_bytes(lack.live_bytes)} were live and"
+            f" {format_bytes(lack.requested_bytes)} wanted"
+        )
+        if lack.missing_bytes:
+            said += f", {format_bytes(lack.missing_bytes)} more than there are"
+        lines = [filled(f"{said}. What lived, by where it was allocated (replayed):")]
+        for holder in lack.holders[:_HOLDERS]:
+            frame = holder.place.frames[0] if holder.place.frames else None
+            where = f"{frame.name}  {frame.filename}:{frame.line}" if frame else "no stack recorded"
+            where = where if len(where) <= 54 else "…" + where[-53:]
+            lines.append(f"  {where:54s} {format_bytes(holder.bytes):>11s} {holder.blocks:6,d}")
+        parts.append("\n".join(lines))
+    return parts
+
+
+def _again(advice: Advice) -> str:
+    """How the whole program fared under the recommendation."""
+    again = advice.again
+    if again is None:
+        return ""
+    if again.why_not is not None:
+        return f"\n\n{filled(f'The program was not run again: {again.why_not}.')}"
+    if again.survives:
+        return (
+            f"\n\n{filled('The whole program, run again under it on the same emulated devices, ends well.')}"
+        )
+    how = (
+        f"{again.ooms} of its processes run out of memory" if again.ooms else "no process runs out of memory"
+    )
+    said = (
+        "The whole program, run again under it on the same emulated devices, ends with"
+        f" {again.exit_status}: {how}."
+    )
+    return f"\n\n{filled(said)}"
+
+
 def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
     if advice.best is None:
-        return filled(f"No setting to change: {advice.why}.")
+        return "\n\n".join([filled(f"No setting to change: {advice.why}."), *_what_else(advice)])
     line = f"export {variable('torch', None)}={advice.best.alloc_conf}"
     # The shell takes ">" and brackets for its own.
     if any(sign in line for sign in "[]>"):
@@ -120,6 +166,6 @@ def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
         else f"\nThe real allocator's word:\n  oomdoctor advise {shlex.quote(path)} --prove"
     )
     return (
-        f"{filled(f'Best: {advice.why}.')}\n\n  {ink(line, 'bold')}\n"
+        f"{filled(f'Best: {advice.why}.')}\n\n  {ink(line, 'bold')}{_again(advice)}\n"
         f"\nTo see that it helps, record again with it: oomdoctor trace -- COMMAND{proof}"
     )

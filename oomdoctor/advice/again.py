@@ -1,0 +1,73 @@
+"""A rehearsed program once more, whole, under the recommended setting: a recording ends at its OOM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Optional
+
+from oomdoctor.diagnosis.run import recorded_with
+from oomdoctor.diagnosis.torch_settings import variable
+from oomdoctor.run.documents import text
+from oomdoctor.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Again:
+    """How the program ended under a setting, on the same emulated devices.
+
+    Attributes:
+        alloc_conf: the setting.
+        exit_status: of the program.
+        ooms: how many of its processes ran out of memory.
+        why_not: what kept it from being run; None where it was.
+    """
+
+    alloc_conf: str
+    exit_status: Optional[int] = None
+    ooms: int = 0
+    why_not: Optional[str] = None
+
+    @property
+    def survives(self) -> bool:
+        return self.why_not is None and not self.ooms and self.exit_status == 0
+
+
+def was_rehearsed(path: str) -> bool:
+    """Whether a path is the folder of a run on emulated devices."""
+    if not os.path.isdir(path):
+        return False
+    return any(
+        isinstance(launcher.document.get("emulated"), dict) for launcher in RunFolder.open(path).launchers
+    )
+
+
+def run_again(path: str, alloc_conf: str) -> Again:
+    """Rehearse the run of a folder again under a setting. What the program prints is dropped."""
+    run = RunFolder.open(path)
+    launchers = [one for one in run.launchers if isinstance(one.document.get("emulated"), dict)]
+    if len(launchers) != 1 or not launchers[0].command:
+        return Again(alloc_conf, why_not="the command that was rehearsed is not known")
+    launcher = launchers[0]
+    cwd = text(launcher.document, "cwd")
+    if cwd is None or not os.path.isdir(cwd):
+        return Again(alloc_conf, why_not=f"the folder it was run in is not there: {cwd}")
+    with tempfile.TemporaryDirectory(prefix="oomdoctor-again-") as folder:
+        target = os.path.join(folder, "run")
+        verb = recorded_with(launcher.document.get("emulated"))
+        done = subprocess.run(
+            [sys.executable, "-m", "oomdoctor", *verb, "-o", target, "--", *launcher.command],
+            cwd=cwd,
+            env={**os.environ, variable("torch", None): alloc_conf},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        if not os.path.isdir(target):
+            return Again(alloc_conf, done.returncode, why_not="it could not be rehearsed again")
+        processes = RunFolder.open(target).processes
+        ooms = sum(any(dump.reason == "oom" for dump in process.dumps) for process in processes)
+    return Again(alloc_conf, done.returncode, ooms)
