@@ -77,7 +77,9 @@ def advise(
     )
     current = next(one for one in tried if one.alloc_conf == recorded_text)
     others = [one for one in tried if one.alloc_conf != recorded_text]
-    best = next((one for one in others if is_better(one, current)), None)
+    # Of one that was not tried at less memory a lower peak does not say that it needs less.
+    known = [one for one in others if one.needs or not current.needs]
+    best = next((one for one in known if is_better(one, current)), None)
     notes = [
         f"{called}: how much memory there was is not known, so nothing says whether a run survives;"
         " --capacity SIZE tells"
@@ -95,6 +97,13 @@ def advise(
             notes.append(
                 f"device {device.device}: {format_bytes(held)} were reserved when the trace began; another"
                 " setting would have changed that as well, and is not seen to"
+            )
+    for device in devices[1:]:
+        if device.history.settings.text != recorded_text:
+            which = f"pid {device.source.pid}" if device.source.pid is not None else device.source.path
+            notes.append(
+                f"device {device.device}, {which}: recorded with {device.history.settings.text or 'the defaults'};"
+                f" all are compared with {recorded_text or 'the defaults'}, of the first"
             )
     return Advice(
         devices=devices,

@@ -234,6 +234,19 @@ def test_an_answer_fits_the_page(capacity: Optional[str]) -> None:
     assert "max_split_size_mb: " in said
 
 
+def test_ranks_recorded_with_different_settings_are_told_of(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for pid, conf in ((7, ""), (8, "max_split_size_mb:64")):
+        settings = parse_settings(conf, (2, 12)).settings
+        folder = add_process(run, pid, torch_version="2.12.0")
+        add_dump(folder, recorded(HELPS, settings), reason="exit")
+    document = ask(str(run))
+    first, second = document["devices"]
+    assert first["current"] == second["current"]
+    assert first["current"]["metrics"]["peak_reserved_bytes"] == 200 * MIB
+    assert any("pid 8: recorded with max_split_size_mb:64" in note for note in document["notes"])
+
+
 def test_what_the_program_set_itself_is_not_advised_anew(tmp_path: Path) -> None:
     in_effect = replace(parse_settings("max_split_size_mb:32", (2, 12)).settings, text="")
     (device,) = ask(save(tmp_path / "one.pickle", recorded(HELPS, in_effect)))["devices"]
