@@ -404,6 +404,69 @@ def test_any_event_and_from_the_end(file: str) -> None:
     assert f"after 2 of {events} events" in text("inspect", file, "--event", "2")
 
 
+def test_what_the_last_event_did(file: str) -> None:
+    """30 MiB in a segment of its own; 5 and 12 in one of 20."""
+    first = one("inspect", file, "--event", "1")["last_event"]
+    (came,) = first["segments"]
+    assert (first["action"], first["block_bytes"]) == ("segment_alloc", None)
+    assert (came["came"], came["bytes"], came["cause"]) == (True, 30 * MIB, "new")
+    assert "segment_alloc of 30.00 MiB" in text("inspect", file, "--event", "1")
+    fourth = one("inspect", file, "--event", "4")["last_event"]
+    assert (fourth["event"], fourth["action"], fourth["block_bytes"]) == (3, "alloc", 5 * MIB)
+    assert fourth["split_remainder_bytes"] == 15 * MIB
+    assert [(change["event"], change["bytes"]) for change in fourth["segments"]] == [(2, 20 * MIB)]
+    said = " ".join(text("inspect", file, "--event", "4").split())
+    assert "15.00 MiB split off behind it stay free. For it 1 segment of 20.00 MiB came (no cached" in said
+
+
+def test_a_free_merges_with_what_is_free_beside_it(tmp_path: Path) -> None:
+    acts = [("alloc", 5 * MIB, 0), ("alloc", 6 * MIB, 0), ("alloc", 4 * MIB, 0), ("free", 0), ("free", 0)]
+    path = save(tmp_path / "merge.pickle", recorded(acts, Settings()))
+    events = one("inspect", path)["events"]
+    freed = one("inspect", path, "--event", str(events))["last_event"]
+    assert freed["action"] == "free_completed"
+    assert (freed["block_bytes"], freed["merged_before_bytes"]) == (6 * MIB, 5 * MIB)
+    under_way = one("inspect", path, "--event", "-1")
+    assert under_way["free_under_way_bytes"] == under_way["state"]["pending_bytes"] == 6 * MIB
+    assert freed != under_way["last_event"]
+    said = text("inspect", path, "--event", "-1")
+    assert re.search(r"being freed +6.00 MiB", said)
+    assert "other streams wait" not in said
+    assert one("inspect", path)["free_under_way_bytes"] == 0
+
+
+def test_waiting_for_another_stream_is_not_a_free_under_way(tmp_path: Path) -> None:
+    base = 1 << 40
+    plain = snapshot(
+        segment(base, hole(20 * MIB)),
+        traces=[
+            [
+                event("segment_alloc", 20 * MIB, addr=base),
+                event("alloc", 5 * MIB, addr=base),
+                event("alloc", 5 * MIB, addr=base + 5 * MIB),
+                event("free_requested", 5 * MIB, addr=base),
+                event("free_requested", 5 * MIB, addr=base + 5 * MIB),
+                event("free_completed", 5 * MIB, addr=base),
+                event("free_completed", 5 * MIB, addr=base + 5 * MIB),
+            ]
+        ],
+    )
+    path = save(tmp_path / "waits.pickle", plain)
+    assert one("inspect", path, "--event", "5")["free_under_way_bytes"] == 0
+    assert "other streams wait" in text("inspect", path, "--event", "5")
+
+
+def test_marks_in_the_names_of_pools_are_explained(tmp_path: Path, file: str) -> None:
+    plain = snapshot(
+        segment(1 << 40, live(4 * MIB), hole(16 * MIB), expandable=True),
+        segment(1 << 41, live(4 * MIB), hole(16 * MIB), pool=(0, 2)),
+    )
+    said = text("inspect", save(tmp_path / "pools.pickle", plain))
+    assert "* expandable segments" in said
+    assert "0.2: a private pool" in said
+    assert "expandable" not in text("inspect", file)
+
+
 def test_what_pins_and_for_how_long(tmp_path: Path) -> None:
     here, there = [frame("here", "/home/me/a.py")], [frame("there", "/home/me/b.py")]
     first, second = 1 << 40, 1 << 41

@@ -22,6 +22,13 @@ _WRAPPERS = re.compile(r"/(?:accelerate/hooks|torch/_dynamo/.*|contextlib|functo
 _INTERPRETER = re.compile(r"/lib/python\d[^/]*/(?!site-packages|dist-packages)|^<")
 _CPP = re.compile(r"\.(?:cpp|cc|cu|c|h|hpp|cuh|pyx|so[.\d]*)$|^\?\?$|^$")
 
+# What lies between a C++ function and the stack taken in its name: the unwinder, the allocator itself, and
+# dispatch.
+_PLUMBING = re.compile(
+    r"torch::unwind::|CapturedTraceback|gather_with_cpp|CachingAllocator|c10::(?:impl|detail)::"
+    r"|^c10::\w*Storage|at::detail::|empty_generic|^operator new|^_*(?:start_thread|clone3?)$"
+)
+
 
 def _slashes(filename: str) -> str:
     return filename.replace("\\", "/")
@@ -49,12 +56,14 @@ def telling_frames(stack: tuple[Frame, ...], most: int = 2) -> tuple[Frame, ...]
     """The frames to show of a stack, innermost first.
 
     The innermost that is not torch's own and, where that is a library's, the innermost of the program itself.
-    A stack that is torch's throughout is shown by its innermost Python frame.
+    A stack that is torch's throughout is shown by its innermost Python frame, one of C++ alone by the
+    function that wanted the memory.
     """
     outside = [frame for frame in stack if not is_internal(frame)]
     if not outside:
         python = [frame for frame in stack if not _CPP.search(frame.filename)]
-        return tuple((python or list(stack))[:1])
+        told = [frame for frame in stack if not _PLUMBING.search(frame.name)]
+        return tuple((python or told or list(stack))[:1])
     shown = [outside[0]]
     own: Optional[Frame] = next((frame for frame in outside if not is_library(frame)), None)
     if own is not None and own != outside[0]:

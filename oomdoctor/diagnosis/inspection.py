@@ -14,7 +14,7 @@ from oomdoctor.diagnosis.by_stack import places
 from oomdoctor.diagnosis.model import Basis
 from oomdoctor.diagnosis.pinning import BlockColumns, Pin, pins_of
 from oomdoctor.errors import UsageError
-from oomdoctor.snapshot.model import ACTIONS, OOM, UNKNOWN
+from oomdoctor.snapshot.model import ACTIVE_PENDING_FREE, FREE_COMPLETED, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Inspection:
         basis: "recorded" where the state is that of the snapshot itself, else "replayed".
         pins: what keeps holes open, the most bytes first.
         notes: those of the recording and of this state.
+        under_way_bytes: of a block whose free is requested here and complete with the very next event; its
+            bytes count as pending, and it waits for nothing.
     """
 
     device: DeviceHistory
@@ -48,37 +50,7 @@ class Inspection:
     basis: Basis
     pins: tuple[PinWithAge, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LastEvent:
-    """The event that a state is the result of.
-
-    Attributes:
-        action: its name, as in the trace.
-        bytes: requested, or of the segment.
-        device_free: of an out-of-memory error, what the device had free.
-        stack: number of its call stack; NO_STACK.
-    """
-
-    action: str
-    bytes: int
-    device_free: Optional[int]
-    stack: int
-
-
-def last_event(moment: Moment) -> Optional[LastEvent]:
-    """What happened last; None before the first event."""
-    if not moment.events:
-        return None
-    events, at = moment.history.recording.events, moment.events - 1
-    action = int(events.action[at])
-    return LastEvent(
-        action=ACTIONS[action],
-        bytes=int(events.entry_size[at]),
-        device_free=int(events.address[at]) if action == OOM else None,
-        stack=int(events.stack[at]),
-    )
+    under_way_bytes: int = 0
 
 
 def event_number(asked: Optional[int], events: int, where: str) -> int:
@@ -120,7 +92,20 @@ def inspect_device(device: DeviceHistory, event: Optional[int] = None) -> Inspec
         basis="recorded" if at_end else "replayed",
         pins=_pins(moment),
         notes=tuple(notes),
+        under_way_bytes=_under_way(moment),
     )
+
+
+def _under_way(moment: Moment) -> int:
+    recording, layout = moment.history.recording, moment.layout
+    after = moment.events
+    if after >= len(recording) or recording.events.action[after] != FREE_COMPLETED:
+        return 0
+    here = layout.blocks["ptr"] == recording.events.address[after]
+    # One that was requested earlier had something to wait for.
+    if not after or recording.birth[after - 1] != recording.birth[after]:
+        return 0
+    return int(layout.blocks["size"][here & (layout.state == ACTIVE_PENDING_FREE)].sum())
 
 
 def _pins(moment: Moment) -> tuple[PinWithAge, ...]:

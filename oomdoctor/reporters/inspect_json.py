@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Optional
 
 import numpy as np
 
 from oomdoctor.allocator.fragmentation import Measures
-from oomdoctor.diagnosis.inspection import Inspection, PinWithAge, last_event
+from oomdoctor.diagnosis.inspection import Inspection, PinWithAge
+from oomdoctor.diagnosis.last_event import last_event
 from oomdoctor.reporters.recording_json import about
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK, Stacks
@@ -52,6 +54,7 @@ def _device(one: Inspection) -> Json:
         "basis": one.basis,
         **about(one.device),
         "state": _measures(moment.fragmentation.device),
+        "free_under_way_bytes": one.under_way_bytes,
         "pools": [
             {
                 "pool": _pool_id(one, c.private_pool),
@@ -76,8 +79,15 @@ def _last_event(one: Inspection) -> Optional[Json]:
     if event is None:
         return None
     return {
+        "event": event.event,
         "action": event.action,
         "bytes": event.bytes,
+        "address": event.address,
+        "block_bytes": event.block_bytes,
+        "split_remainder_bytes": event.split_remainder_bytes,
+        "merged_before_bytes": event.merged_before_bytes,
+        "merged_after_bytes": event.merged_after_bytes,
+        "segments": [asdict(change) for change in event.segments],
         "device_free_bytes": event.device_free,
         "frames": _frames(one.moment.history.recording.snapshot.stacks, event.stack),
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomdoctor.allocator.fragmentation import Compartment, Measures
-from oomdoctor.diagnosis.inspection import Inspection, PinWithAge, last_event
+from oomdoctor.diagnosis.inspection import Inspection, PinWithAge
+from oomdoctor.diagnosis.last_event import last_event
 from oomdoctor.reporters.ink import Ink
+from oomdoctor.reporters.last_event_text import last_event_text
 from oomdoctor.reporters.parts import counted, place_lines, size_text
 from oomdoctor.reporters.recording_text import called, filled, notes, nothing, problems, release, trust
 from oomdoctor.snapshot.model import UNKNOWN
-from oomdoctor.units import format_bytes, format_seconds
+from oomdoctor.units import format_seconds
 
 _BAR = 16
 _ROWS = 6
@@ -24,7 +26,7 @@ def render(inspections: Sequence[Inspection], problems_found: Sequence[str], ink
 
 def _device(one: Inspection, ink: Ink) -> str:
     measures = one.moment.fragmentation.device
-    parts = [_head(one, ink), filled(trust(one.device)), *_out_of_memory(one), _picture(one, ink)]
+    parts = [_head(one, ink), filled(trust(one.device)), *_last_event(one), _picture(one, ink)]
     if measures.reserved_bytes:
         parts.append(_measures(one, ink))
         parts.append(_pools(one, ink))
@@ -48,15 +50,14 @@ def _head(one: Inspection, ink: Ink) -> str:
     return ink(f"{called(device)} {when}", "bold") + "\n" + ink(about, "dim")
 
 
-def _out_of_memory(one: Inspection) -> list[str]:
-    """What failed just now, if it did."""
+def _last_event(one: Inspection) -> list[str]:
+    """What happened just now: an error always, else where somebody asks for an event."""
     event = last_event(one.moment)
-    if event is None or event.device_free is None:
+    if event is None or (
+        event.device_free is None and one.moment.events == len(one.moment.history.recording)
+    ):
         return []
-    said = f"Out of memory at this event: {format_bytes(event.bytes)} were needed in one piece"
-    if event.device_free >= 0:
-        said += f", and the device had {format_bytes(event.device_free)} free"
-    return [filled(said + ".")]
+    return [filled(last_event_text(event))]
 
 
 def _picture(one: Inspection, ink: Ink) -> str:
@@ -65,8 +66,11 @@ def _picture(one: Inspection, ink: Ink) -> str:
     blocks = "1 live block" if measures.live_blocks == 1 else f"{measures.live_blocks:,} live blocks"
     holes = "1 hole" if measures.holes == 1 else f"{measures.holes:,} holes"
     rows = [("allocated", measures.allocated_bytes, blocks, "blue")]
-    if measures.pending_bytes:
-        rows.append(("pending", measures.pending_bytes, "freed, other streams wait", "cyan"))
+    if one.under_way_bytes:
+        rows.append(("being freed", one.under_way_bytes, "complete with the next event", "cyan"))
+    if measures.pending_bytes > one.under_way_bytes:
+        waiting = measures.pending_bytes - one.under_way_bytes
+        rows.append(("pending", waiting, "freed, other streams wait", "cyan"))
     rows.append(("in holes", measures.hole_bytes, f"{holes}, beside live blocks", "yellow"))
     rows.append(("in whole segments", whole, "nothing live beside", "green"))
     lines = []
@@ -122,6 +126,7 @@ def _pools(one: Inspection, ink: Ink) -> str:
     if len(compartments) > _ROWS:
         rest = sum(c.measures.reserved_bytes for c in compartments[_ROWS:])
         lines.append(f"  {len(compartments) - _ROWS} more: {size_text(rest)} reserved")
+    lines += [ink(f"  {line}", "dim") for line in _legend(compartments[:_ROWS])]
     return "\n".join(lines)
 
 
@@ -133,6 +138,16 @@ def _pool(one: Inspection, c: Compartment) -> str:
         f"{_narrow(measures.hole_bytes):>11}{measures.holes:>6,}"
         f"{_narrow(measures.largest_free_bytes):>11}{size_text(measures.stranded_bytes):>12}"
     )
+
+
+def _legend(compartments: Sequence[Compartment]) -> list[str]:
+    """What the names of pools mean where they say more than large and small."""
+    lines = []
+    if any(c.measures.expandable_segments for c in compartments):
+        lines.append("* expandable segments")
+    if any(c.private_pool for c in compartments):
+        lines.append("two numbers and a point, 0.2: a private pool, of a CUDA graph or a MemPool")
+    return lines
 
 
 def _narrow(size: int) -> str:

@@ -180,6 +180,18 @@ def test_telling_frames() -> None:
     assert telling_frames((torch, mine)) == (mine,)
     assert telling_frames((cpp, torch)) == (torch,)
     assert telling_frames(()) == ()
+    names = (
+        "torch::unwind::unwind()",
+        "torch::CapturedTraceback::gather(bool, bool, bool)",
+        "torch::cuda::(anonymous namespace)::gather_with_cpp()",
+        "c10::cuda::CUDACachingAllocator::Native::DeviceCachingAllocator::malloc(int)",
+        "at::detail::empty_generic(c10::ArrayRef<long>)",
+        "at::cuda::getNewWorkspace()",
+        "at::_ops::mm::call(at::Tensor const&)",
+    )
+    native = tuple(Frame(name, "??", 0) for name in names)
+    assert telling_frames(native) == (native[5],)
+    assert telling_frames(native[:2]) == native[:1], "where there is nothing else"
     assert frame_text(model) == "forward  transformers/models/llama/modeling.py:5"
     assert frame_text(mine) == "main  project/run.py:9"
 
