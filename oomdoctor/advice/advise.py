@@ -99,10 +99,11 @@ def advise(
                 " setting would have changed that as well, and is not seen to"
             )
     for device in devices[1:]:
-        if device.history.settings.text != recorded_text:
+        text = device.history.settings.text
+        if text != recorded_text:
             which = f"pid {device.source.pid}" if device.source.pid is not None else device.source.path
             notes.append(
-                f"device {device.device}, {which}: recorded with {device.history.settings.text or 'the defaults'};"
+                f"device {device.device}, {which}: recorded with {text or 'the defaults'};"
                 f" all are compared with {recorded_text or 'the defaults'}, of the first"
             )
     return Advice(
