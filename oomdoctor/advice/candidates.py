@@ -96,10 +96,11 @@ def _rounded_down(fraction: float) -> float:
 
 def combined_settings(best: Sequence[str], histories: Sequence[History]) -> list[str]:
     """Pairs of settings of different kinds that did well alone, and wider rounding for oversize blocks."""
-    texts = []
+    # Expandable segments with blocks kept whole can survive where neither does alone.
+    texts = [f"{EXPANDABLE},max_split_size_mb:{value}" for value in max_split_values(histories)]
     for i, first in enumerate(best):
         for second in best[i + 1 :]:
-            if _kinds(first).isdisjoint(_kinds(second)):
+            if kinds(first).isdisjoint(kinds(second)):
                 texts.append(f"{first},{second}")
         if first.startswith("max_split_size_mb:"):
             texts += [f"{first},max_non_split_rounding_mb:{size}" for size in (32, 64, 128)]
@@ -120,14 +121,14 @@ def _is_accepted(text: str, torch: TorchVersion) -> bool:
     return True
 
 
-def _kinds(text: str) -> set[str]:
+def kinds(text: str) -> set[str]:
     """The keys of a text: brackets hold numbers only."""
     return {part.split(":")[0] for part in text.split(",") if not part[:1].isdigit() and part[:1] != ">"}
 
 
 def count_of_keys(text: str) -> int:
     """How many keys a text sets: what is simpler sets fewer."""
-    return len(_kinds(text)) if text else 0
+    return len(kinds(text)) if text else 0
 
 
 def mildness(text: str) -> tuple[float, ...]:

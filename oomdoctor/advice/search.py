@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Callable, Optional, Protocol
 
-from oomdoctor.advice.candidates import combined_settings, single_settings
+from oomdoctor.advice.candidates import combined_settings, kinds, single_settings
 from oomdoctor.advice.evaluate import Place, Task, evaluate, forget, keep
 from oomdoctor.advice.ranking import Tried, ranked
 from oomdoctor.allocator.loading import DeviceHistory
@@ -114,7 +114,10 @@ def _with_needs(
     A recording ends where it ran out of memory, and what survives that alone may do so by little.
     """
     finalists = [one for one in tried if one.survives]
-    finalists = finalists[:_FINALISTS] + [one for one in finalists[_FINALISTS:] if one.alloc_conf in always]
+    # The best value of max_split_size_mb is answered for by name.
+    split = [t.alloc_conf for t in finalists if kinds(t.alloc_conf) == {"max_split_size_mb"}][:1]
+    wanted = {*always, *split}
+    finalists = finalists[:_FINALISTS] + [one for one in finalists[_FINALISTS:] if one.alloc_conf in wanted]
     low = {one.alloc_conf: [outcome.peak_active_bytes for outcome in one.outcomes] for one in finalists}
     high = {one.alloc_conf: [outcome.peak_reserved_bytes for outcome in one.outcomes] for one in finalists}
     for _ in range(_HALVINGS):
@@ -124,5 +127,5 @@ def _with_needs(
         for (text, number), size, outcome in zip(asked, middles, mapped(tasks)):
             (low if outcome.first_oom is not None else high)[text][number] = size
     known = [replace(one, needs=tuple(high[one.alloc_conf])) for one in finalists]
-    named = {one.alloc_conf for one in known}
-    return ranked([*known, *(one for one in tried if one.alloc_conf not in named)], always)
+    judged = {one.alloc_conf for one in known}
+    return ranked([*known, *(one for one in tried if one.alloc_conf not in judged)], always)

@@ -17,6 +17,7 @@ from .brute_force import (
     advised,
     brute_force,
     differences,
+    driven,
     is_quick,
     listed_settings,
     reached,
@@ -77,6 +78,19 @@ def test_recommendation_survives_where_any_setting_does(tried: Tried) -> None:
             assert real[chosen(advice)].first_oom is None, (case.program.name, case.capacity, chosen(advice))
             rescued += real[""].first_oom is not None
     assert rescued >= 3
+
+
+def test_recommendation_survives_at_what_it_is_said_to_need(python: str, tried: Tried) -> None:
+    wanted = []
+    for case, advice, _ in tried:
+        if advice.best is None or not advice.current.survives:
+            continue
+        # Of a setting not tried at less memory, nothing says that it needs less than the current ones.
+        assert advice.best.needs, (case.program.name, advice.best.alloc_conf)
+        if is_quick(chosen(advice)):
+            wanted.append((replace(case, capacity=advice.best.needs[0]), chosen(advice)))
+    assert wanted
+    assert [one for one, real in zip(wanted, driven(python, wanted)) if real.first_oom is not None] == []
 
 
 def test_what_was_replayed_is_what_the_real_allocator_does(tried: Tried) -> None:
