@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -265,6 +267,38 @@ def test_no_number_is_no_fraction(file: str) -> None:
     assert (result.exit_code, "'nan' is not a number" in result.output) == (2, True)
 
 
+def test_numbers_that_torch_reads_otherwise_are_told(file: str) -> None:
+    for value, read in (("64;x", "64"), ("-1", str(2**64 - 1))):
+        arguments = ["replay", file, "--alloc-conf", f"max_split_size_mb:{value}"]
+        result = CliRunner().invoke(group, arguments, catch_exceptions=False)
+        assert f"max_split_size_mb has '{value}', of which torch reads the number {read}." in result.stderr
+    result = CliRunner().invoke(group, ["replay", file, "--alloc-conf", "max_split_size_mb:64"])
+    assert result.stderr == ""
+    assert "settings  the defaults" in text("replay", file, "--alloc-conf", " ")
+    error = refused("replay", file, "--alloc-conf", "PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:64")
+    assert "give only what stands after the =" in str(error)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in str(refused("inspect", str(tmp_path / "pipe")))
+
+
+def test_messages_say_why_and_what_next(file: str, tmp_path: Path) -> None:
+    data = gzip.compress(Path(file).read_bytes())
+    (tmp_path / "cut.gz").write_bytes(data[:-20])
+    (tmp_path / "none.gz").write_bytes(gzip.compress(b""))
+    for arguments in (
+        [str(tmp_path / "cut.gz")],
+        [str(tmp_path / "none.gz")],
+        [file, "--alloc-conf", "backend:cudaMallocAsync"],
+        [file, "--dump", "0001-oom"],
+    ):
+        error = refused("replay", *arguments)
+        assert error.why, arguments
+        assert error.next_step, arguments
+
+
 def test_what_torch_would_ignore_is_said_on_standard_error(file: str) -> None:
     done = subprocess.run(
         [
@@ -402,6 +436,20 @@ def test_any_event_and_from_the_end(file: str) -> None:
     for wrong in (events + 1, -events - 1):
         assert refused("inspect", file, "--event", str(wrong)).exit_code == 2
     assert f"after 2 of {events} events" in text("inspect", file, "--event", "2")
+
+
+def test_an_event_that_only_one_device_has(tmp_path: Path) -> None:
+    plain = recorded(PROGRAM, Settings())
+    plain["segments"].append(segment(1 << 45, live(4 * MIB), device=1))
+    plain["device_traces"].append([event("alloc", 4 * MIB, addr=1 << 45)])
+    path = save(tmp_path / "two.pickle", plain)
+    document = ask("inspect", path, "--event", "5")
+    assert [device["device"] for device in document["devices"]] == [0]
+    assert any("device 1 has no state after 5 events" in problem for problem in document["problems"])
+    assert "it has 1 event: give 0 to 1" in str(refused("inspect", path, "--event", "5", "--device", "1"))
+    assert "device 0" in str(refused("inspect", path, "--event", "5000"))
+    assert "GPU 1 at the end" in text("inspect", path)
+    assert "1 event\n" in text("inspect", path)
 
 
 def test_what_the_last_event_did(file: str) -> None:

@@ -111,6 +111,7 @@ def release_of(
             raise UsageError(
                 f"torch {named(torch)} has not recorded this: it is of {release_of(snapshot, source)}",
                 where=source.path,
+                next_step="leave it out: what the file or the run folder says is used",
             )
         known = release_of(snapshot, source)
         return known if known.basis == "recorded" else exactly(torch, "stated")
@@ -161,7 +162,9 @@ def _device_history(
             " was handed out is taken to be as little as can be"
         )
     if history.check.conflicts:
-        notes.append(f"{history.check.conflicts:,} events contradict the recording's own segments")
+        conflicts = history.check.conflicts
+        events = "1 event contradicts" if conflicts == 1 else f"{conflicts:,} events contradict"
+        notes.append(f"{events} the recording's own segments")
     agrees = agrees_with_snapshot(history)
     if not agrees:
         notes.append(disagreement(history))

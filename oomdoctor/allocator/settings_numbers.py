@@ -79,6 +79,14 @@ def stream_double(token: str) -> Optional[float]:
     return value if math.isfinite(value) else None
 
 
+def is_read_whole(token: str, number: float) -> bool:
+    """Whether a number read from a token is the one that a person would read there."""
+    try:
+        return float(token) == number
+    except (ValueError, OverflowError):
+        return _HEX.fullmatch(token) is not None
+
+
 def is_power_of_two(value: int) -> bool:
     """``llvm::isPowerOf2_64``."""
     return value > 0 and value & (value - 1) == 0

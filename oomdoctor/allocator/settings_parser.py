@@ -140,6 +140,12 @@ def _walk(readers: Readers, is_ours: Callable[[str], bool], entries: list[str]) 
     def read(start: int) -> int:
         key = tokens.items[start]
         if not knows(key, tokens.torch):
+            if "=" in key:
+                raise tokens.error(
+                    f"{key!r} is no allocator setting",
+                    why="the name of the variable stands in its own text",
+                    next_step="give only what stands after the =",
+                )
             meant = nearest(key, tokens.torch)
             raise tokens.error(
                 f"torch {tokens.torch[0]}.{tokens.torch[1]} has no allocator setting {key!r}",

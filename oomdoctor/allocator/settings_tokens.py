@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Callable, Optional
 
 from oomdoctor.allocator.settings_keys import ACCELERATOR_CONFIG_SINCE
-from oomdoctor.allocator.settings_numbers import NotANumber, stod, stoi, stoull
+from oomdoctor.allocator.settings_numbers import NotANumber, is_read_whole, stod, stoi, stoull
 from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.errors import SettingsError
 
@@ -30,6 +30,7 @@ class Tokens:
         items: the tokens; each of ``, : [ ]`` is one by itself.
         strict: separators are checked.
         loose: tokens that stood where a separator belongs, each with the separator; empty where strict.
+        partly: numbers that torch reads other than they are written, each with its key and what is read.
     """
 
     def __init__(self, text: str, torch: TorchVersion, variable: str) -> None:
@@ -39,6 +40,7 @@ class Tokens:
         self.strict = torch < ACCELERATOR_CONFIG_SINCE
         self.items = _lex(text, frozenset(" ") if self.strict else _WHITE_SPACE)
         self.loose: list[tuple[str, str]] = []
+        self.partly: list[tuple[str, str, float]] = []
 
     def __len__(self) -> int:
         return len(self.items)
@@ -112,11 +114,14 @@ class Tokens:
     def _number(self, index: int, key: str, read: Callable[[str], float]) -> float:
         token = self.value(index, key)
         try:
-            return read(token)
+            number = read(token)
         except NotANumber as error:
             raise self.error(
                 f"{key} takes a number, not {token!r}", why=str(error), next_step=f"write {key}:NUMBER"
             ) from None
+        if not is_read_whole(token, number):
+            self.partly.append((key, token, number))
+        return number
 
 
 def _lex(text: str, ignored: frozenset[str]) -> list[str]:

@@ -92,6 +92,12 @@ def _about_spelling(readers: Sequence[Readers], torch: TorchVersion) -> list[Set
                 "drops it, releases before 2.10 reject the text.",
             )
         )
+    for key, token, number in dict.fromkeys(one for reader in readers for one in reader.tokens.partly):
+        found.append(
+            SettingsWarning(
+                "number-read-in-part", f"{key} has {token!r}, of which torch reads the number {number}."
+            )
+        )
     for key, token in dict.fromkeys(pair for reader in readers for pair in reader.ignored):
         found.append(
             SettingsWarning(

@@ -102,6 +102,8 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
             raise UsageError(
                 f"a replay knows PyTorch's own allocator, not backend:{settings.backend}",
                 where="--alloc-conf",
+                why="cudaMallocAsync is the driver's allocator, whose rules are not public",
+                next_step="leave backend out",
             )
         notes += _rejected_by_oldest(device, asked)
     recorded = recorded_outcome(history)

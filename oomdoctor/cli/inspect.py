@@ -25,7 +25,8 @@ from oomdoctor.cli.recordings import device_option, dump_option, each_device, js
     "--event",
     type=int,
     metavar="I",
-    help="The state after the first I events of the trace; negative from the end: -1 leaves out the last.",
+    help="The state after the first I events of the trace: what event N did, counted from 0, is seen with "
+    "N+1. Negative from the end: -1 leaves out the last.",
 )
 @dump_option
 @click.option(
@@ -46,6 +47,7 @@ def command(
     say_if_compiling()
     problems: list[str] = []
     found = []
+    without: list[UsageError] = []
     for one, other in each_device(path, device, dump, torch, problems):
         if other is not None:
             raise UsageError(
@@ -53,7 +55,13 @@ def command(
                 where=one.source.path,
                 next_step="leave --torch out; replay --torch shows it under the rules of another release",
             )
-        found.append(inspect_device(one, event))
+        try:
+            found.append(inspect_device(one, event))
+        except UsageError as error:
+            without.append(error)
+    if without and not found:
+        raise without[0]
+    problems += [str(error).splitlines()[0] for error in without]
     if as_json:
         from oomdoctor.reporters import inspect_json
 

@@ -53,7 +53,7 @@ class Inspection:
     under_way_bytes: int = 0
 
 
-def event_number(asked: Optional[int], events: int, where: str) -> int:
+def event_number(asked: Optional[int], events: int, device: int, where: str) -> int:
     """How many events have happened: ``asked``, from the end where negative; all where None.
 
     Raises:
@@ -63,10 +63,12 @@ def event_number(asked: Optional[int], events: int, where: str) -> int:
         return events
     after = asked + events if asked < 0 else asked
     if not 0 <= after <= events:
-        there = f"the recording has {events:,} events: give 0 to {events}, or -1 to -{events} from the end"
+        counted = "1 event" if events == 1 else f"{events:,} events"
+        there = f"it has {counted}: give 0 to {events}, or -1 to -{events} from the end"
         if not events:
             there = "no history was recorded, so only the final state is known; leave --event out"
-        raise UsageError(f"there is no state after {asked} events", where=where, next_step=there)
+        what = f"after {asked}" if asked >= 0 else f"before the last {-asked}"
+        raise UsageError(f"device {device} has no state {what} events", where=where, next_step=there)
     return after
 
 
@@ -77,7 +79,7 @@ def inspect_device(device: DeviceHistory, event: Optional[int] = None) -> Inspec
         UsageError: there are not so many.
     """
     history = device.history
-    after = event_number(event, len(history.recording), device.source.path)
+    after = event_number(event, len(history.recording), device.device, device.source.path)
     moment = moment_of(history, after)
     notes = list(device.notes)
     if moment.layout.phantoms:

@@ -69,7 +69,12 @@ def snapshot_sources(path: str, dump: Optional[str] = None) -> tuple[list[Snapsh
     """
     if not os.path.isdir(path):
         if dump is not None:
-            raise UsageError("--dump chooses among the snapshots of a run folder", where=path)
+            raise UsageError(
+                "--dump chooses among the snapshots of a run folder",
+                where=path,
+                why="this is a single file",
+                next_step="leave --dump out, or give the run folder",
+            )
         return [_single(path)], []
     run = RunFolder.open(path)
     problems = list(run.problems)

@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator
 from typing import Literal, Optional, Union
@@ -24,6 +25,25 @@ _GZIP = b"\x1f\x8b"
 _CHUNK = 4 << 20
 # What torch/cuda/_memory_viz.py writes: local_files = [{"name": ..., "base64": "..."}]
 _EMBEDDED = re.compile(rb"\"base64\"\s*:\s*\"([A-Za-z0-9+/=\s]*)(\"?)")
+
+
+def refuse_special(path: Union[str, os.PathLike[str]]) -> None:
+    """Pipes and devices may never end, and a pipe can be read once only.
+
+    Raises:
+        InputError: it is one.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # opening it says what is wrong
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(
+            "this is no regular file",
+            where=os.fspath(path),
+            why="a pipe, a socket or a device cannot be read as a snapshot",
+            next_step="write what comes from it to a file first",
+        )
 
 
 def read_bytes(path: Union[str, os.PathLike[str]], limits: Limits) -> bytes:
@@ -63,11 +83,21 @@ def _gunzip(data: bytes, source: str, limits: Limits) -> bytes:
             next_step="if you trust it, decompress it yourself (gunzip) and give the result",
         ) from None
     except EOFError as error:
-        raise TruncatedInput("the gzip file ends before it is complete", where=source) from error
+        raise TruncatedInput(
+            "the gzip file ends before it is complete",
+            where=source,
+            why="it was copied or downloaded in part, or whoever wrote it was stopped",
+            next_step="copy it again; what is missing cannot be made up",
+        ) from error
     except (zlib.error, OSError) as error:
         raise ForeignInput("the gzip file is damaged", where=source, why=str(error)) from error
     if not chunks:
-        raise EmptyInput("the compressed file holds nothing", where=source)
+        raise EmptyInput(
+            "the compressed file holds nothing",
+            where=source,
+            why="an empty file was compressed",
+            next_step="take another snapshot",
+        )
     return b"".join(chunks)
 
 

@@ -65,8 +65,9 @@ def to_snapshot(
     """
     top = {"segments": plain} if type(plain) is list else plain
     if type(top) is not dict or "segments" not in top:
-        found = "no segments in it" if type(top) is dict else f"a {type(top).__name__}, not a dict"
-        source.refuse(f"there is {found}")
+        source.refuse(
+            "it has no segments" if type(top) is dict else f"it is of type {type(top).__name__}, not a dict"
+        )
     stacks, unknown = StackTable(source, shared=shared), Surprises()
     segment_rows = source.rows(top["segments"], "segments")
     segments, blocks = _segments(segment_rows, stacks, source, unknown)
@@ -194,7 +195,7 @@ class _TraceReader:
         if isinstance(trace, list):
             tables = self._tables(self._source.rows(trace, "a device's trace"))
         elif trace is None or isinstance(trace, (dict, str, bytes, int, float, tuple)):
-            self._source.refuse(f"a device's trace is a {type(trace).__name__}, not a list")
+            self._source.refuse(f"a device's trace is of type {type(trace).__name__}, not a list")
         else:
             tables = iter((trace,))
         parts = [self._columns(table, labels) for table in tables]

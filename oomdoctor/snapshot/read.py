@@ -6,7 +6,14 @@ import os
 from collections.abc import Iterator
 from typing import Any, Optional, Union
 
-from oomdoctor.snapshot.container import embedded_pickle, is_streamed, kind_of, pickle_stream, read_bytes
+from oomdoctor.snapshot.container import (
+    embedded_pickle,
+    is_streamed,
+    kind_of,
+    pickle_stream,
+    read_bytes,
+    refuse_special,
+)
 from oomdoctor.snapshot.convert import TOP_LEVEL, to_snapshot
 from oomdoctor.snapshot.limits import DEFAULT_LIMITS, Limits
 from oomdoctor.snapshot.model import Snapshot
@@ -31,6 +38,7 @@ def read_snapshot(
             ForeignInput, NewerInput, UnsafeInput.
     """
     name = os.fspath(path)
+    refuse_special(path)
     stream = pickle_stream(path, limits)
     if stream is not None:
         snapshot = _compiled(name, stream.chunks(), stream.expected_bytes, event_stacks)

@@ -62,7 +62,7 @@ class Source:
     def rows(self, value: Any, what: str) -> list[Row]:
         """``value`` as a list of dicts."""
         if type(value) is not list:
-            self.refuse(f"{what} is a {type(value).__name__}, not a list")
+            self.refuse(f"{what} is of type {type(value).__name__}, not a list")
         self.count(len(value))
         if not set(map(type, value)) <= {dict}:
             self.refuse(f"{what} holds something that is not a dict")
