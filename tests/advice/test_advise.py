@@ -40,12 +40,12 @@ HELPS: list[Act] = [
 CAPACITY: list[Act] = [("alloc", 60 * MIB, 0), ("alloc", 60 * MIB, 0)]
 SMALL: list[Act] = [("alloc", 1000, 0), ("alloc", 3000, 0), ("free", 0), ("alloc", 500, 0)]
 MIDDLE: list[Act] = [("alloc", 5 * MIB, 0), ("alloc", 6 * MIB, 0), ("free", 0), ("alloc", 5 * MIB, 0)]
-# Two of 25 MiB fit into what 60 left, unless it is kept whole.
+# 25 and 14 MiB fit into what 40 left, unless 25 have all of it: at 20 it is not split, and cannot be given back.
 WORSE: list[Act] = [
-    ("alloc", 60 * MIB, 0),
+    ("alloc", 40 * MIB, 0),
     ("free", 0),
     ("alloc", 25 * MIB, 0),
-    ("alloc", 25 * MIB, 0),
+    ("alloc", 14 * MIB, 0),
 ]
 
 
