@@ -351,6 +351,16 @@ def test_without_history_the_state_is_told_and_nothing_replayed(tmp_path: Path) 
     assert "empty.pickle: nothing is recorded" in result.output
 
 
+def test_what_is_strange_is_told_without_history_as_well(tmp_path: Path) -> None:
+    plain = snapshot(segment(1 << 40, live(4 * MIB), hole(16 * MIB)))
+    plain["segments"][0]["blocks"][1]["state"] = "asleep"
+    path = save(tmp_path / "state.pickle", plain)
+    for command in ("inspect", "replay"):
+        said = text(command, path)
+        assert "- Blocks of unknown states count as inactive: asleep." in said
+        assert said.count("o history was recorded") == 1
+
+
 def test_a_device_without_history_does_not_keep_others_from_replay(tmp_path: Path) -> None:
     plain = recorded(PROGRAM, Settings())
     plain["segments"].append(segment(1 << 45, live(4 * MIB), hole(16 * MIB), device=1))

@@ -27,6 +27,8 @@ from oomdoctor.errors import SettingsError, UsageError
 from oomdoctor.run.sources import SnapshotSource
 from oomdoctor.snapshot import Snapshot
 
+NO_HISTORY = "no history was recorded for this device: its final state is all there is"
+
 
 @dataclass(frozen=True)
 class DeviceHistory:
@@ -147,7 +149,7 @@ def _device_history(
     recording = recording_of(snapshot, device)
     history, left, notes = _best(recording, source, bounds)
     if not len(recording):
-        notes.append("no history was recorded for this device: its final state is all there is")
+        notes.append(NO_HISTORY)
     newer = newer_than_known(bounds.newest)
     notes += [newer] if newer else []
     if snapshot.settings is None and not source.environment:

@@ -32,8 +32,9 @@ def _device(one: Inspection, ink: Ink) -> str:
         parts.append(_pools(one, ink))
     if one.pins:
         parts.append(_pins(one, ink))
-    if one.notes and one.device.has_events:
-        parts.append("\n".join(notes(one.notes)))
+    listed = notes(one.notes)
+    if listed:
+        parts.append("\n".join(listed))
     return "\n\n".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from oomdoctor.allocator.loading import DeviceHistory
+from oomdoctor.allocator.loading import NO_HISTORY, DeviceHistory
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.recording_json import first_mismatch
 from oomdoctor.units import format_bytes
@@ -63,7 +63,8 @@ def filled(text: str) -> str:
 
 
 def notes(sentences: Sequence[str]) -> list[str]:
-    """Bullets; the first few."""
+    """Bullets; the first few. That there is no history is said before, by :func:`trust`."""
+    sentences = [one for one in sentences if one != NO_HISTORY]
     lines = [
         textwrap.fill(f"- {one[:1].upper()}{one[1:].rstrip('.')}.", WIDTH, subsequent_indent="  ")
         for one in sentences[:_NOTES]

@@ -44,8 +44,8 @@ def _device(one: Comparison, ink: Ink) -> str:
     said = _said(one)
     if said:
         lines += ["", filled(said)]
-    if one.notes and device.has_events:
-        lines += ["", *notes(one.notes)]
+    listed = notes(one.notes)
+    lines += ["", *listed] if listed else []
     return "\n".join(lines)
 
 
