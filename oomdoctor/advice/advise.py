@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from oomdoctor.advice.again import Again
-from oomdoctor.advice.evaluate import Place, conditions_of
+from oomdoctor.advice.evaluate import Place
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, prove, why_unprovable
 from oomdoctor.advice.ranking import Tried, frontier, is_better
@@ -157,7 +157,7 @@ def proved(advice: Advice, python: str) -> Advice:
         if reason is not None:
             unproved[number] = reason
             continue
-        conditions = conditions_of(device, advice.current.alloc_conf, capacity)
+        conditions = device.conditions(capacity)
         settings = [(one.alloc_conf, one.outcomes[number]) for one in chosen]
         for proof in prove(device, settings, conditions, python):
             proofs[(number, proof.alloc_conf)] = proof

@@ -12,7 +12,7 @@ from typing import Optional
 from oomdoctor.diagnosis.run import recorded_with
 from oomdoctor.diagnosis.torch_settings import variable
 from oomdoctor.run.documents import text
-from oomdoctor.run.folder import RunFolder
+from oomdoctor.run.folder import Launcher, RunFolder
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,16 @@ class Again:
 
 def was_rehearsed(path: str) -> bool:
     """Whether a path is the folder of a run on emulated devices."""
-    if not os.path.isdir(path):
-        return False
-    return any(
-        isinstance(launcher.document.get("emulated"), dict) for launcher in RunFolder.open(path).launchers
-    )
+    return os.path.isdir(path) and bool(_rehearsals(RunFolder.open(path)))
+
+
+def _rehearsals(run: RunFolder) -> list[Launcher]:
+    return [one for one in run.launchers if isinstance(one.document.get("emulated"), dict)]
 
 
 def run_again(path: str, alloc_conf: str) -> Again:
     """Rehearse the run of a folder again under a setting. What the program prints is dropped."""
-    run = RunFolder.open(path)
-    launchers = [one for one in run.launchers if isinstance(one.document.get("emulated"), dict)]
+    launchers = _rehearsals(RunFolder.open(path))
     if len(launchers) != 1 or not launchers[0].command:
         return Again(alloc_conf, why_not="the command that was rehearsed is not known")
     launcher = launchers[0]

@@ -7,7 +7,6 @@ import threading
 from dataclasses import dataclass
 from typing import Optional
 
-from oomdoctor.allocator.configure import Conditions
 from oomdoctor.allocator.loading import DeviceHistory, load_device
 from oomdoctor.allocator.replay import Outcome, replay, requests_of
 from oomdoctor.allocator.requests import Requests
@@ -81,14 +80,6 @@ def _state(path: str) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def conditions_of(device: DeviceHistory, alloc_conf: str, capacity: Optional[int]) -> Conditions:
-    """Those of the recording with a capacity; a fraction in the settings counts if the program set none."""
-    conditions = device.conditions(capacity)
-    if conditions.memory_fraction == device.history.settings.per_process_memory_fraction:
-        conditions = Conditions(conditions.capacity, conditions.total_memory, None, conditions.addresses_fall)
-    return conditions
-
-
 def evaluate(task: Task) -> Outcome:
     """The outcome of a task, by replay.
 
@@ -101,5 +92,5 @@ def evaluate(task: Task) -> Outcome:
     # A program may have set more than the text says; its text stands for all that was in effect.
     is_recorded = task.alloc_conf == recorded.text
     settings = recorded if is_recorded else parse_settings(task.alloc_conf, device.history.torch).settings
-    conditions = conditions_of(device, task.alloc_conf, task.capacity)
+    conditions = device.conditions(task.capacity)
     return replay(device.history, settings, conditions, requests=requests).outcome

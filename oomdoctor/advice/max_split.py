@@ -10,7 +10,6 @@ from oomdoctor.advice.candidates import max_split_values
 from oomdoctor.advice.ranking import Tried, is_better, ranked
 from oomdoctor.allocator.constants import LARGE_BUFFER, SMALL_SIZE
 from oomdoctor.allocator.history import History
-from oomdoctor.allocator.replay import Outcome
 from oomdoctor.snapshot.model import ALLOC
 from oomdoctor.units import format_bytes
 
@@ -122,8 +121,3 @@ def _why_not(best: Tried, current: Tried, histories: Sequence[History]) -> str:
         "no value helps: the holes lie in segments that the setting leaves as they are, or between blocks"
         " that live on."
     )
-
-
-def outcome_of(tried: Sequence[Tried], alloc_conf: str) -> Optional[Outcome]:
-    """The first recording's outcome under a setting; None if it was not tried."""
-    return next((one.outcomes[0] for one in tried if one.alloc_conf == alloc_conf), None)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
-import numpy as np
-
 from oomdoctor.allocator.configure import Conditions
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.replay import Outcome, requests_of
@@ -76,11 +74,10 @@ def operations(device: DeviceHistory) -> list[list[Any]]:
     ops: list[list[Any]] = []
     kinds, births = requests.op.tolist(), requests.birth.tolist()
     sizes, streams = requests.requested_size.tolist(), requests.stream.tolist()
-    # The default stream is 0 for the driver, whatever its rank here.
-    default = int(np.searchsorted(device.history.recording.streams, np.uint64(0)))
-    has_default = 0 in device.history.recording.streams[:1]
+    # The default stream is 0 for the driver. Handles ascend, so it has rank 0 here where it occurs.
+    shift = 0 if 0 in device.history.recording.streams[:1] else 1
     for kind, birth, size, rank in zip(kinds, births, sizes, streams):
-        stream = rank - default if has_default else rank + 1
+        stream = rank + shift
         if kind == OP_ALLOC:
             ops.append(["alloc", birth, size, stream])
         elif kind == OP_FAILED_ALLOC:

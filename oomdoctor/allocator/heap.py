@@ -7,6 +7,9 @@ version. A block is its row in ``heap.blocks``.
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from oomdoctor.allocator.compiled import compiled, passed
 from oomdoctor.allocator.constants import (
     MIN_BLOCK_SIZE,
@@ -160,6 +163,20 @@ def splice(heap: Heap, b: int, before: int, after: int) -> None:
 
 
 @compiled
+def _open_at(rows: NDArray[np.int64], used: int, at: int) -> None:
+    """Make room for a row at a position; ``used`` are there."""
+    for i in range(used, at, -1):
+        rows[i] = rows[i - 1]
+
+
+@compiled
+def _close_at(rows: NDArray[np.int64], used: int, at: int) -> None:
+    """Take the row at a position out; ``used`` were there."""
+    for i in range(at, used - 1):
+        rows[i] = rows[i + 1]
+
+
+@compiled
 def lower_bound(heap: Heap, pool: int, stream: int, size: int, counter: int, ptr: int) -> int:
     """The first position in ``free_blocks`` whose block is not before this key."""
     low, high = 0, heap.stats[0].free
@@ -201,19 +218,15 @@ def insert_into_blocks(heap: Heap, b: int) -> None:
     heap.blocks[b].gc_count_base = heap.pools[heap.blocks[b].pool].get_free_blocks_call_count
     at = position_of(heap, b)
     stats = heap.stats[0]
-    free_blocks = heap.free_blocks
-    for i in range(stats.free, at, -1):
-        free_blocks[i] = free_blocks[i - 1]
-    free_blocks[at] = b
+    _open_at(heap.free_blocks, stats.free, at)
+    heap.free_blocks[at] = b
     stats.free += 1
 
 
 @compiled
 def erase_at(heap: Heap, at: int) -> None:
     stats = heap.stats[0]
-    free_blocks = heap.free_blocks
-    for i in range(at, stats.free - 1):
-        free_blocks[i] = free_blocks[i + 1]
+    _close_at(heap.free_blocks, stats.free, at)
     stats.free -= 1
 
 
@@ -249,8 +262,7 @@ def unmapped_insert(heap: Heap, b: int) -> None:
     block = heap.blocks[b]
     at = unmapped_lower_bound(heap, block.pool, block.stream, block.ptr)
     stats = heap.stats[0]
-    for i in range(stats.unmapped_count, at, -1):
-        heap.unmapped[i] = heap.unmapped[i - 1]
+    _open_at(heap.unmapped, stats.unmapped_count, at)
     heap.unmapped[at] = b
     stats.unmapped_count += 1
 
@@ -260,8 +272,7 @@ def unmapped_erase(heap: Heap, b: int) -> None:
     block = heap.blocks[b]
     at = unmapped_lower_bound(heap, block.pool, block.stream, block.ptr)
     stats = heap.stats[0]
-    for i in range(at, stats.unmapped_count - 1):
-        heap.unmapped[i] = heap.unmapped[i + 1]
+    _close_at(heap.unmapped, stats.unmapped_count, at)
     stats.unmapped_count -= 1
 
 
@@ -370,8 +381,7 @@ def free_completed(heap: Heap, b: int) -> None:
         at += 1
     if at == stats.pending_count:
         return
-    for i in range(at, stats.pending_count - 1):
-        heap.pending[i] = heap.pending[i + 1]
+    _close_at(heap.pending, stats.pending_count, at)
     stats.pending_count -= 1
     heap.blocks[b].pending = 0
     free_block(heap, b)

@@ -77,12 +77,16 @@ class DeviceHistory:
     def conditions(self, capacity: Optional[int] = None) -> Conditions:
         """Those of the recording, with this capacity in bytes.
 
-        A capacity beyond the recorded device's memory means a larger device.
+        A capacity beyond the recorded device's memory means a larger device. Where the fraction in effect was
+        that of the settings, the program set none itself: other settings bring their own.
         """
         total = self.total_bytes
         if total is not None and capacity is not None and capacity > total:
             total = capacity
-        return Conditions(capacity=capacity, total_memory=total, memory_fraction=self.memory_fraction)
+        fraction = self.memory_fraction
+        if fraction == self.history.settings.per_process_memory_fraction:
+            fraction = None
+        return Conditions(capacity=capacity, total_memory=total, memory_fraction=fraction)
 
 
 def load_device(

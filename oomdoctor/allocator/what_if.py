@@ -116,9 +116,6 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
         conditions = device.conditions(asked.capacity)
         if asked.memory_fraction is not None:
             conditions = replace(conditions, memory_fraction=asked.memory_fraction)
-        elif conditions.memory_fraction == history.settings.per_process_memory_fraction:
-            # The program did not set one itself, so that of the settings holds.
-            conditions = replace(conditions, memory_fraction=None)
         if asked.total_bytes is not None:
             conditions = replace(conditions, total_memory=asked.total_bytes)
         fraction = conditions.memory_fraction

@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.ranking import Tried
-from oomdoctor.diagnosis.torch_settings import variable
+from oomdoctor.reporters.advise_text import export_line
 from oomdoctor.reporters.recording_json import about
 
 Json = dict[str, Any]
@@ -57,7 +57,7 @@ def _device(advice: Advice, number: int) -> Json:
             "basis": advice.basis(number, best.alloc_conf),
             "metrics": _metrics(best, number),
             "why": advice.why,
-            "line": f"export {variable('torch', None)}={best.alloc_conf}",
+            "line": export_line(best.alloc_conf),
         },
         "why": advice.why,
         "max_split_size_mb": {

@@ -153,13 +153,15 @@ def _again(advice: Advice) -> str:
     return f"\n\n{filled(said)}"
 
 
+def export_line(alloc_conf: str) -> str:
+    """What to paste into a shell, which takes ">" and brackets for its own."""
+    return f"export {variable('torch', None)}={shlex.quote(alloc_conf)}"
+
+
 def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
     if advice.best is None:
         return "\n\n".join([filled(f"No setting to change: {advice.why}."), *_what_else(advice)])
-    line = f"export {variable('torch', None)}={advice.best.alloc_conf}"
-    # The shell takes ">" and brackets for its own.
-    if any(sign in line for sign in "[]>"):
-        line = f"export {variable('torch', None)}='{advice.best.alloc_conf}'"
+    line = export_line(advice.best.alloc_conf)
     proof = (
         ""
         if advice.proofs or advice.unproved
