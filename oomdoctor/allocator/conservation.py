@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oomdoctor.allocator.heap import key_of
 from oomdoctor.allocator.heap_layout import NULL, Heap
 
 _MOST_NAMED = 4
@@ -141,7 +142,7 @@ def _lists(heap: Heap, used: NDArray[np.intp]) -> list[str]:
     pending = used[blocks["pending"][used] == 1]
     found = []
     for name, rows, count, belongs in (
-        ("free_blocks", heap.free_blocks, "free", free),
+        ("free_blocks", heap.free_blocks["block"], "free", free),
         ("unmapped", heap.unmapped, "unmapped_count", unmapped),
         ("pending", heap.pending, "pending_count", pending),
     ):
@@ -150,18 +151,23 @@ def _lists(heap: Heap, used: NDArray[np.intp]) -> list[str]:
         found += _say(f"wrongly in {name}", np.setdiff1d(listed, belongs), blocks)
         if len(np.unique(listed)) != len(listed):
             found.append(f"{name} holds a block twice")
-    found += _out_of_order(
-        heap, "free_blocks", int(stats["free"]), ("pool", "stream", "size", "counter", "ptr")
-    )
-    found += _out_of_order(heap, "unmapped", int(stats["unmapped_count"]), ("pool", "stream", "ptr"))
+    in_order = heap.free_blocks["block"][: int(stats["free"])]
+    found += _out_of_order(blocks, "free_blocks", in_order, ("pool", "stream", "size", "counter", "ptr"))
+    keys = heap.free_blocks["key"][: len(in_order)].tolist()
+    named = zip(*(blocks[field][in_order].tolist() for field in ("pool", "stream", "size")))
+    if keys != [key_of.py_func(*one) for one in named]:  # type: ignore[attr-defined]
+        found.append("free_blocks has keys that are not of its blocks")
+    in_order = heap.unmapped[: int(stats["unmapped_count"])]
+    found += _out_of_order(blocks, "unmapped", in_order, ("pool", "stream", "ptr"))
     return found
 
 
-def _out_of_order(heap: Heap, name: str, count: int, key: tuple[str, ...]) -> list[str]:
-    rows = getattr(heap, name)[:count]
-    columns = [heap.blocks[field][rows] for field in key]
+def _out_of_order(blocks: NDArray[Any], name: str, rows: NDArray[Any], key: tuple[str, ...]) -> list[str]:
+    columns = [blocks[field][rows] for field in key]
     order = np.lexsort(columns[::-1])
-    return [] if (order == np.arange(count)).all() else [f"{name} is not in the order of {', '.join(key)}"]
+    return (
+        [] if (order == np.arange(len(rows))).all() else [f"{name} is not in the order of {', '.join(key)}"]
+    )
 
 
 def _unmerged(blocks: NDArray[Any], used: NDArray[np.intp]) -> list[str]:

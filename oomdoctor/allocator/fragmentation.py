@@ -144,12 +144,25 @@ def observed_sizes(recording: Recording, settings: Settings, torch: TorchVersion
     is_large = (sizes > SMALL_SIZE).astype(np.int64)
     private = recording.private_pool[asked].astype(np.int64)
     pool = np.where(private > 0, FIRST_PRIVATE + 2 * (private - 1), SMALL_BLOCKS) + is_large * LARGE_BLOCKS
-    distinct = np.unique(np.stack([pool, recording.stream[asked], sizes]), axis=1)
+    stream = recording.stream[asked]
     found: ObservedSizes = {}
-    for key in np.unique(distinct[:2], axis=1).T.tolist():
-        mine = (distinct[0] == key[0]) & (distinct[1] == key[1])
-        found[key[0], key[1]] = distinct[2][mine]
+    for key, mine in _by_pool_and_stream(pool, stream).items():
+        found[key] = np.unique(sizes[mine])
     return found
+
+
+def _by_pool_and_stream(
+    pool: NDArray[np.int64], stream: NDArray[np.int64]
+) -> dict[tuple[int, int], NDArray[np.intp]]:
+    """The rows of each pair that occurs, in the order of the pairs."""
+    if not len(pool):
+        return {}
+    streams = int(stream.max()) + 1
+    pair = pool * streams + stream
+    order = np.argsort(pair, kind="stable")
+    pairs, starts = np.unique(pair[order], return_index=True)
+    keys = [(int(one) // streams, int(one) % streams) for one in pairs]
+    return dict(zip(keys, np.split(order, starts[1:])))
 
 
 def usable(layout: Layout, observed: ObservedSizes) -> NDArray[np.bool_]:
@@ -195,13 +208,11 @@ def fragmentation(layout: Layout, observed: Optional[ObservedSizes] = None) -> F
     """
     columns = _columns(layout, observed)
     blocks = layout.blocks
-    keys = np.stack([blocks["pool"], blocks["stream"]]) if len(blocks) else np.empty((2, 0), np.int64)
-    found, group = np.unique(keys, axis=1, return_inverse=True)
-    group = group.reshape(-1)
     firsts = layout.first_block[:-1]
     compartments = []
-    for number, (pool, stream) in enumerate(found.T.tolist()):
-        mine = group == number
+    for (pool, stream), rows in _by_pool_and_stream(blocks["pool"], blocks["stream"]).items():
+        mine = np.zeros(len(blocks), np.bool_)
+        mine[rows] = True
         compartments.append(
             Compartment(
                 private_pool=int(layout.heap.pools["private_pool"][pool]),

@@ -7,10 +7,11 @@ version. A block is its row in ``heap.blocks``.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.compiled import compiled, passed
+from oomdoctor.allocator.compiled import compiled, inlined, move_rows, passed
 from oomdoctor.allocator.constants import (
     MIN_BLOCK_SIZE,
     MIN_LARGE_ALLOC,
@@ -27,8 +28,14 @@ from oomdoctor.allocator.heap_layout import (
     CAUSE_RETRY,
     FIRST_PRIVATE,
     LARGE_BLOCKS,
+    LARGEST_SIZE,
+    MOST_POOLS,
+    MOST_STREAMS,
     NULL,
+    POOL_SHIFT,
+    SIZE_SHIFT,
     SMALL_BLOCKS,
+    STREAM_SHIFT,
     Heap,
 )
 from oomdoctor.allocator.rounding import rounded
@@ -46,7 +53,7 @@ _SEGMENT_ALLOC, _SEGMENT_FREE, _SEGMENT_MAP, _SEGMENT_UNMAP = map(
     passed, (SEGMENT_ALLOC, SEGMENT_FREE, SEGMENT_MAP, SEGMENT_UNMAP)
 )
 _SMALL, _LARGE = passed(SMALL_BLOCKS), passed(LARGE_BLOCKS)
-_NONE, _ONE, _FIRST = passed(0), passed(1), passed(-1)
+_NONE, _ONE, _FIRST, _NO_GAP = passed(0), passed(1), passed(-1), passed(NULL)
 # Addresses that a replay makes up may be negative: below the lowest that the recording names.
 _LOWEST_ADDRESS = passed(-(1 << 63))
 
@@ -91,7 +98,7 @@ def _write_log(heap: Heap, action: int, block: int, ptr: int, size: int, cause: 
 # ---- blocks ----
 
 
-@compiled
+@inlined
 def new_block(heap: Heap, stream: int, size: int, pool: int, ptr: int, counter: int) -> int:
     """``new Block(...)``.
 
@@ -149,7 +156,7 @@ def is_split(heap: Heap, b: int) -> bool:
     return heap.blocks[b].prev != NULL or heap.blocks[b].next != NULL
 
 
-@compiled
+@inlined
 def splice(heap: Heap, b: int, before: int, after: int) -> None:
     if before != NULL:
         heap.blocks[before].next = b
@@ -163,26 +170,46 @@ def splice(heap: Heap, b: int, before: int, after: int) -> None:
 
 
 @compiled
-def _open_at(rows: NDArray[np.int64], used: int, at: int) -> None:
-    """Make room for a row at a position; ``used`` are there."""
-    for i in range(used, at, -1):
-        rows[i] = rows[i - 1]
+def key_of(pool: int, stream: int, size: int) -> int:
+    """What comes first in the order of ``free_blocks``, in one number: pool, stream, size.
+
+    What does not fit is cut off at the end of its range, and so is what follows it: keys may then be equal
+    where blocks differ, and are never out of order.
+    """
+    if pool > MOST_POOLS:
+        return (MOST_POOLS + 1) << POOL_SHIFT
+    if stream > MOST_STREAMS:
+        return ((pool + 1) << POOL_SHIFT) - 1
+    # Sizes of a damaged recording may be below nothing.
+    of_size = max(0, min(size >> SIZE_SHIFT, LARGEST_SIZE))
+    return (pool << POOL_SHIFT) | (stream << STREAM_SHIFT) | of_size
 
 
-@compiled
-def _close_at(rows: NDArray[np.int64], used: int, at: int) -> None:
-    """Take the row at a position out; ``used`` were there."""
-    for i in range(at, used - 1):
-        rows[i] = rows[i + 1]
+@inlined
+def _first_of_key(free_blocks: NDArray[Any], low: int, high: int, key: int) -> int:
+    """The first position from ``low`` on, before ``high``, whose key is not below this one."""
+    # Without a branch on what is compared: it would go either way as often.
+    left = high - low
+    while left > 1:
+        half = left >> 1
+        low += half if free_blocks[low + half - 1].key < key else 0
+        left -= half
+    return low + (1 if left == 1 and free_blocks[low].key < key else 0)
 
 
-@compiled
+@inlined
 def lower_bound(heap: Heap, pool: int, stream: int, size: int, counter: int, ptr: int) -> int:
     """The first position in ``free_blocks`` whose block is not before this key."""
-    low, high = 0, heap.stats[0].free
+    free_blocks, blocks, used = heap.free_blocks, heap.blocks, heap.stats[0].free
+    key = key_of(pool, stream, size)
+    low = _first_of_key(free_blocks, 0, used, key)
+    step = 1
+    while low + step < used and free_blocks[low + step].key == key:
+        step += step
+    high = _first_of_key(free_blocks, low + (step >> 1), min(low + step, used), key + 1)
     while low < high:
         middle = (low + high) >> 1
-        block = heap.blocks[heap.free_blocks[middle]]
+        block = blocks[free_blocks[middle].block]
         if block.pool != pool:
             before = block.pool < pool
         elif block.stream != stream:
@@ -203,31 +230,48 @@ def lower_bound(heap: Heap, pool: int, stream: int, size: int, counter: int, ptr
 @compiled
 def pool_begin(heap: Heap, pool: int) -> int:
     """``pool.blocks.begin()``."""
-    return lower_bound(heap, pool, _FIRST, _NONE, _NONE, _NONE)
+    return lower_bound(heap, pool, _NONE, _NONE, _FIRST, _FIRST)
 
 
-@compiled
+@inlined
 def position_of(heap: Heap, b: int) -> int:
     block = heap.blocks[b]
     return lower_bound(heap, block.pool, block.stream, block.size, block.counter, block.ptr)
 
 
+@inlined
+def put_in_place_of(heap: Heap, b: int, gap: int) -> None:
+    """``insert_into_blocks`` after ``erase``, where only what lies between the two positions moves.
+
+    Args:
+        gap: the position whose block goes, though it still stands there; NULL: none goes.
+    """
+    block, stats, free_blocks = heap.blocks[b], heap.stats[0], heap.free_blocks
+    block.gc_count_base = heap.pools[block.pool].get_free_blocks_call_count
+    at = position_of(heap, b)
+    if gap == NULL:
+        move_rows(free_blocks, at + 1, at, stats.free - at)
+        stats.free += 1
+    elif at > gap:
+        at -= 1
+        move_rows(free_blocks, gap, gap + 1, at - gap)
+    else:
+        move_rows(free_blocks, at + 1, at, gap - at)
+    free_blocks[at].key = key_of(block.pool, block.stream, block.size)
+    free_blocks[at].block = b
+
+
 @compiled
 def insert_into_blocks(heap: Heap, b: int) -> None:
     """``BlockPool::insert_into_blocks``: keeps the age for garbage collection."""
-    heap.blocks[b].gc_count_base = heap.pools[heap.blocks[b].pool].get_free_blocks_call_count
-    at = position_of(heap, b)
-    stats = heap.stats[0]
-    _open_at(heap.free_blocks, stats.free, at)
-    heap.free_blocks[at] = b
-    stats.free += 1
+    put_in_place_of(heap, b, _NO_GAP)
 
 
-@compiled
+@inlined
 def erase_at(heap: Heap, at: int) -> None:
     stats = heap.stats[0]
-    _close_at(heap.free_blocks, stats.free, at)
     stats.free -= 1
+    move_rows(heap.free_blocks, at, at + 1, stats.free - at)
 
 
 @compiled
@@ -262,7 +306,7 @@ def unmapped_insert(heap: Heap, b: int) -> None:
     block = heap.blocks[b]
     at = unmapped_lower_bound(heap, block.pool, block.stream, block.ptr)
     stats = heap.stats[0]
-    _open_at(heap.unmapped, stats.unmapped_count, at)
+    move_rows(heap.unmapped, at + 1, at, stats.unmapped_count - at)
     heap.unmapped[at] = b
     stats.unmapped_count += 1
 
@@ -272,8 +316,8 @@ def unmapped_erase(heap: Heap, b: int) -> None:
     block = heap.blocks[b]
     at = unmapped_lower_bound(heap, block.pool, block.stream, block.ptr)
     stats = heap.stats[0]
-    _close_at(heap.unmapped, stats.unmapped_count, at)
     stats.unmapped_count -= 1
+    move_rows(heap.unmapped, at, at + 1, stats.unmapped_count - at)
 
 
 # ---- sizes ----
@@ -305,18 +349,18 @@ def get_pool(private_pool: int, size: int) -> int:
 # ---- free ----
 
 
-@compiled
-def try_merge_blocks(heap: Heap, dst: int, src: int) -> int:
-    """Combine previously split blocks. Returns the bytes subsumed, 0 if they do not merge."""
+@inlined
+def _merges(heap: Heap, dst: int, src: int) -> bool:
     if src == NULL:
-        return 0
+        return False
+    other = heap.blocks[src]
+    return not other.allocated and not other.pending and other.mapped == heap.blocks[dst].mapped
+
+
+@inlined
+def _subsume(heap: Heap, dst: int, src: int) -> int:
+    """Make one block of two that touch; ``src`` is in no list any more. Returns its bytes."""
     into, other = heap.blocks[dst], heap.blocks[src]
-    if other.allocated or other.pending or into.mapped != other.mapped:
-        return 0
-    if other.mapped:
-        erase(heap, src)
-    else:
-        unmapped_erase(heap, src)
     if into.prev == src:
         into.ptr = other.ptr
         into.prev = other.prev
@@ -334,6 +378,18 @@ def try_merge_blocks(heap: Heap, dst: int, src: int) -> int:
 
 
 @compiled
+def try_merge_blocks(heap: Heap, dst: int, src: int) -> int:
+    """Combine previously split blocks. Returns the bytes subsumed, 0 if they do not merge."""
+    if not _merges(heap, dst, src):
+        return 0
+    if heap.blocks[src].mapped:
+        erase(heap, src)
+    else:
+        unmapped_erase(heap, src)
+    return _subsume(heap, dst, src)
+
+
+@inlined
 def free_block(heap: Heap, b: int) -> None:
     """Move a block into the pool of cached free blocks."""
     stats = heap.stats[0]
@@ -341,18 +397,26 @@ def free_block(heap: Heap, b: int) -> None:
     stats.active_bytes -= block.size
     stats.requested_bytes -= block.requested_size
     block.alloc_event = -1
-    split_blocks, split_size = 0, 0
-    before = try_merge_blocks(heap, b, block.prev)
-    if before:
+    # ``try_merge_blocks`` of both neighbours; the block takes the place of one of them in the list.
+    gap = NULL
+    split_blocks, before, after = 0, 0, 0
+    if _merges(heap, b, block.prev):
+        gap = position_of(heap, block.prev)
+        before = _subsume(heap, b, block.prev)
         split_blocks -= 1
-        split_size -= before
-    after = try_merge_blocks(heap, b, block.next)
-    if after:
+    if _merges(heap, b, block.next):
+        at = position_of(heap, block.next)
+        after = _subsume(heap, b, block.next)
         split_blocks -= 1
-        split_size -= after
+        if gap == NULL:
+            gap = at
+        else:
+            erase_at(heap, at)
+            gap -= 1 if at < gap else 0
     stats.merged_before = before
     stats.merged_after = after
-    insert_into_blocks(heap, b)
+    put_in_place_of(heap, b, gap)
+    split_size = -before - after
     if is_split(heap, b):
         split_blocks += 1
         split_size += block.size
@@ -381,13 +445,13 @@ def free_completed(heap: Heap, b: int) -> None:
         at += 1
     if at == stats.pending_count:
         return
-    _close_at(heap.pending, stats.pending_count, at)
     stats.pending_count -= 1
+    move_rows(heap.pending, at, at + 1, stats.pending_count - at)
     heap.blocks[b].pending = 0
     free_block(heap, b)
 
 
-@compiled
+@inlined
 def free(heap: Heap, b: int) -> None:
     """``free`` of a block that no other stream used."""
     heap.blocks[b].allocated = 0
@@ -486,7 +550,7 @@ def release_blocks(heap: Heap, pool: int, cause: int) -> None:
     at = pool_begin(heap, pool)
     to_unmap = 0
     while at < heap.stats[0].free:
-        b = heap.free_blocks[at]
+        b = heap.free_blocks[at].block
         if heap.blocks[b].pool != pool:
             break
         if heap.blocks[b].expandable_segment != NULL:
@@ -545,10 +609,10 @@ def release_available_cached_blocks(heap: Heap, pool: int, stream: int, size: in
     at = lower_bound(heap, pool, stream, key_size, _FIRST, _FIRST)
     found = at < heap.stats[0].free
     if found:
-        block = heap.blocks[heap.free_blocks[at]]
+        block = heap.blocks[heap.free_blocks[at].block]
         found = block.pool == pool and block.stream == stream and block.expandable_segment == NULL
     if found:
-        release_block(heap, heap.free_blocks[at], _RELEASE_AVAILABLE)
+        release_block(heap, heap.free_blocks[at].block, _RELEASE_AVAILABLE)
         return True
     # No single block is large enough: free several, starting with the largest.
     if at == first:
@@ -556,7 +620,7 @@ def release_available_cached_blocks(heap: Heap, pool: int, stream: int, size: in
     at -= 1
     total_released = 0
     while total_released < key_size:
-        b = heap.free_blocks[at]
+        b = heap.free_blocks[at].block
         block = heap.blocks[b]
         if block.size < max_split_size or block.stream != stream:
             break
@@ -582,8 +646,8 @@ def garbage_collect_cached_blocks(heap: Heap) -> None:
     first = pool_begin(heap, _LARGE)
     total_age, freeable_block_count = 0, 0
     at = first
-    while at < stats.free and heap.blocks[heap.free_blocks[at]].pool == LARGE_BLOCKS:
-        b = heap.free_blocks[at]
+    while at < stats.free and heap.blocks[heap.free_blocks[at].block].pool == LARGE_BLOCKS:
+        b = heap.free_blocks[at].block
         if not is_split(heap, b):
             total_age += calls - heap.blocks[b].gc_count_base
             freeable_block_count += 1
@@ -594,8 +658,8 @@ def garbage_collect_cached_blocks(heap: Heap) -> None:
         age_threshold = total_age / freeable_block_count
         block_freed = False
         at = first
-        while at < stats.free and heap.blocks[heap.free_blocks[at]].pool == LARGE_BLOCKS:
-            b = heap.free_blocks[at]
+        while at < stats.free and heap.blocks[heap.free_blocks[at].block].pool == LARGE_BLOCKS:
+            b = heap.free_blocks[at].block
             block = heap.blocks[b]
             age = calls - block.gc_count_base
             if not is_split(heap, b) and block.expandable_segment == NULL and age >= age_threshold:
@@ -759,7 +823,7 @@ def try_allocate_expandable_block(heap: Heap, pool: int, stream: int, size: int,
 # ---- malloc ----
 
 
-@compiled
+@inlined
 def find_free_block(heap: Heap, pool: int, stream: int, size: int, expandable_active: bool) -> int:
     """The search of ``get_free_block``: the position in ``free_blocks`` of the block it takes, -1 if none."""
     stats, config = heap.stats[0], heap.config[0]
@@ -767,17 +831,17 @@ def find_free_block(heap: Heap, pool: int, stream: int, size: int, expandable_ac
     at = lower_bound(heap, pool, stream, size, _FIRST, _FIRST)
     if at >= stats.free:
         return NULL
-    b = free_blocks[at]
+    b = free_blocks[at].block
     if blocks[b].pool != pool or blocks[b].stream != stream:
         return NULL
     if blocks[b].expandable_segment != NULL:
         if expandable_active:
             # A block that can still grow counts with the size it can grow to.
-            while blocks[free_blocks[at]].expandable_segment != NULL and at + 1 < stats.free:
-                following = free_blocks[at + 1]
+            while blocks[free_blocks[at].block].expandable_segment != NULL and at + 1 < stats.free:
+                following = free_blocks[at + 1].block
                 if blocks[following].pool != pool or blocks[following].stream != stream:
                     break
-                if _expandable_size(heap, following) >= _expandable_size(heap, free_blocks[at]):
+                if _expandable_size(heap, following) >= _expandable_size(heap, free_blocks[at].block):
                     break
                 at += 1
         else:
@@ -786,12 +850,12 @@ def find_free_block(heap: Heap, pool: int, stream: int, size: int, expandable_ac
                 at += 1
                 if at >= stats.free:
                     return NULL
-                b = free_blocks[at]
+                b = free_blocks[at].block
                 if blocks[b].pool != pool or blocks[b].stream != stream:
                     return NULL
                 if blocks[b].expandable_segment == NULL:
                     break
-    found_size = blocks[free_blocks[at]].size
+    found_size = blocks[free_blocks[at].block].size
     # Do not return an oversize block for a smaller request.
     if size < config.max_split_size and found_size >= config.max_split_size:
         return NULL
@@ -817,16 +881,12 @@ def counts_searches(heap: Heap) -> bool:
     return config.allowed_memory_maximum >= 0 and config.garbage_collection_threshold > 0
 
 
-@compiled
+@inlined
 def get_free_block(heap: Heap, pool: int, stream: int, size: int, expandable_active: bool) -> int:
+    """The position in ``free_blocks`` of the block it takes; what takes it out is ``alloc_found_block``."""
     if counts_searches(heap):
         heap.pools[pool].get_free_blocks_call_count += 1
-    at = find_free_block(heap, pool, stream, size, expandable_active)
-    if at < 0:
-        return NULL
-    b = heap.free_blocks[at]
-    erase_at(heap, at)
-    return b
+    return find_free_block(heap, pool, stream, size, expandable_active)
 
 
 @compiled
@@ -863,7 +923,7 @@ def alloc_block(
     return new_segment(heap, pool, stream, segment_address(heap, alloc_size), alloc_size, cause)
 
 
-@compiled
+@inlined
 def should_split(heap: Heap, b: int, size: int, expandable_active: bool) -> bool:
     block = heap.blocks[b]
     remaining = block.size - size
@@ -872,9 +932,15 @@ def should_split(heap: Heap, b: int, size: int, expandable_active: bool) -> bool
     return size < heap.config[0].max_split_size and remaining > SMALL_SIZE
 
 
-@compiled
-def alloc_found_block(heap: Heap, b: int, size: int, requested_size: int, split_remainder: bool) -> int:
-    """Hand out a block that is in no list; its tail goes back to the pool if it is split."""
+@inlined
+def alloc_found_block(
+    heap: Heap, b: int, at: int, size: int, requested_size: int, split_remainder: bool
+) -> int:
+    """Hand out a block; its tail goes back to the pool if it is split.
+
+    Args:
+        at: its position in ``free_blocks``; NULL if it is in no list.
+    """
     stats = heap.stats[0]
     already_split = is_split(heap, b)
     stats.split_remainder = 0
@@ -888,15 +954,18 @@ def alloc_found_block(heap: Heap, b: int, size: int, requested_size: int, split_
         splice(heap, b, rest.prev, remaining)
         rest.ptr += size
         rest.size -= size
-        insert_into_blocks(heap, remaining)
+        put_in_place_of(heap, remaining, at)
         stats.split_remainder = rest.size
         if block.expandable_segment == NULL:
             if already_split:
                 _change_inactive_split(heap, _NONE, -block.size)
             else:
                 _change_inactive_split(heap, _ONE, rest.size)
-    elif already_split and heap.blocks[b].expandable_segment == NULL:
-        _change_inactive_split(heap, -_ONE, -heap.blocks[b].size)
+    else:
+        if at != NULL:
+            erase_at(heap, at)
+        if already_split and heap.blocks[b].expandable_segment == NULL:
+            _change_inactive_split(heap, -_ONE, -heap.blocks[b].size)
     block = heap.blocks[b]
     block.allocated = 1
     block.requested_size = requested_size
@@ -910,7 +979,7 @@ def alloc_found_block(heap: Heap, b: int, size: int, requested_size: int, split_
     return b
 
 
-@compiled
+@inlined
 def malloc(heap: Heap, requested_size: int, stream: int, private_pool: int, capturing: bool) -> int:
     """``DeviceCachingAllocator::malloc`` after ``process_events``.
 
@@ -928,8 +997,10 @@ def malloc(heap: Heap, requested_size: int, stream: int, private_pool: int, capt
     pool = get_pool(private_pool, size)
     alloc_size = get_allocation_size(heap, size)
     expandable_active = bool(config.expandable_segments) and not heap.pools[pool].custom_allocator
-    b = get_free_block(heap, pool, stream, size, expandable_active)
-    if b == NULL:
+    at = get_free_block(heap, pool, stream, size, expandable_active)
+    if at != NULL:
+        b = heap.free_blocks[at].block
+    else:
         if counts_searches(heap):
             garbage_collect_cached_blocks(heap)
         b = alloc_block(heap, pool, stream, size, alloc_size, expandable_active, _NEW)
@@ -945,7 +1016,7 @@ def malloc(heap: Heap, requested_size: int, stream: int, private_pool: int, capt
         if b == MALLOC_REJECTED:
             return MALLOC_REJECTED
     split = should_split(heap, b, size, expandable_active)
-    return alloc_found_block(heap, b, size, requested_size, split)
+    return alloc_found_block(heap, b, at, size, requested_size, split)
 
 
 @compiled

@@ -63,6 +63,14 @@ BLOCK = np.dtype(
     align=True,
 )
 
+# One free block in the order of its pool: what comes first in that order, as one number, and the row.
+FREE_BLOCK = np.dtype([("key", np.int64), ("block", np.int64)])
+# The key has the pool above the stream above the size, which is in units of kMinBlockSize.
+SIZE_SHIFT, STREAM_SHIFT, POOL_SHIFT = 9, 38, 50
+LARGEST_SIZE = (1 << STREAM_SHIFT) - 1
+MOST_STREAMS = (1 << (POOL_SHIFT - STREAM_SHIFT)) - 2
+MOST_POOLS = (1 << (63 - POOL_SHIFT)) - 3
+
 POOL = np.dtype(
     [
         ("get_free_blocks_call_count", np.int64),
@@ -143,7 +151,7 @@ class Heap(NamedTuple):
     Attributes:
         blocks: BLOCK[rows], rows in use have ``used`` set.
         spare: int64[rows], a stack of rows not in use; ``stats.spares`` of them.
-        free_blocks: int64[rows], the free mapped blocks in the order of the pools' comparator.
+        free_blocks: FREE_BLOCK[rows], the free mapped blocks in the order of the pools' comparator.
         unmapped: int64[rows], the unmapped ones, by pool, stream, address.
         pending: int64[rows], blocks freed and waiting for an event, oldest first.
         pools, expandable, stats, config, log: see the types above; ``stats`` and ``config`` have one row.
@@ -154,7 +162,7 @@ class Heap(NamedTuple):
 
     blocks: NDArray[Any]
     spare: NDArray[np.int64]
-    free_blocks: NDArray[np.int64]
+    free_blocks: NDArray[Any]
     unmapped: NDArray[np.int64]
     pending: NDArray[np.int64]
     pools: NDArray[Any]
@@ -180,7 +188,7 @@ def new_heap(config: NDArray[Any], private_pools: int, *, rows: int = 1024, log_
     heap = Heap(
         blocks=np.zeros(rows, BLOCK),
         spare=np.arange(rows, dtype=np.int64)[::-1].copy(),
-        free_blocks=np.zeros(rows, np.int64),
+        free_blocks=np.zeros(rows, FREE_BLOCK),
         unmapped=np.zeros(rows, np.int64),
         pending=np.zeros(rows, np.int64),
         pools=pools,

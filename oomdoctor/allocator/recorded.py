@@ -114,7 +114,7 @@ EFFECT = np.dtype(
 def _free_block_at(heap: Heap, ptr: int) -> int:
     """The position in ``free_blocks`` of the one that covers an address."""
     for at in range(heap.stats[0].free):
-        block = heap.blocks[heap.free_blocks[at]]
+        block = heap.blocks[heap.free_blocks[at].block]
         if block.ptr <= ptr < block.ptr + block.size:
             return at
     return NULL
@@ -126,7 +126,7 @@ def _take_at(heap: Heap, ptr: int, size: int) -> int:
     at = _free_block_at(heap, ptr)
     if at == NULL:
         return NULL
-    b = heap.free_blocks[at]
+    b = heap.free_blocks[at].block
     block = heap.blocks[b]
     if block.ptr + block.size < ptr + size:
         return NULL
@@ -181,7 +181,7 @@ def _search(heap: Heap, steps: Steps, request: int) -> None:
     expandable = bool(heap.config[0].expandable_segments) and not heap.pools[pool].custom_allocator
     at = _find(heap, pool, steps.stream[request], size, expandable)
     if at >= 0:
-        stats.hit_ptr = heap.blocks[heap.free_blocks[at]].ptr
+        stats.hit_ptr = heap.blocks[heap.free_blocks[at].block].ptr
 
 
 @compiled
@@ -202,7 +202,7 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
     size = round_size(heap, requested_size)
     pool = get_pool(steps.private_pool[i], size)
     expandable = bool(heap.config[0].expandable_segments) and not heap.pools[pool].custom_allocator
-    predicted, b = NULL, NULL
+    predicted, b, taken = NULL, NULL, NULL
     if stats.fresh != NULL or stats.mapped_block != NULL:
         # Where a release or a pending free came in the same malloc, the pool was not searched again after it.
         came = stats.fresh if stats.fresh != NULL else stats.mapped_block
@@ -219,10 +219,9 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
     else:
         at = _find(heap, pool, stream, size, expandable)
         if at >= 0:
-            predicted = heap.blocks[heap.free_blocks[at]].ptr
+            predicted = heap.blocks[heap.free_blocks[at].block].ptr
             if predicted == ptr:
-                b = heap.free_blocks[at]
-                erase_at(heap, at)
+                b, taken = heap.free_blocks[at].block, at
     if predicted != ptr and heap.config[0].infers_pools:
         if not steps.pool_known[i]:
             if b != NULL:
@@ -246,7 +245,7 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
         stats.tie = _is_tie(heap, predicted, ptr)
         at = _free_block_at(heap, predicted)
         if at != NULL:
-            stats.passed_over = heap.blocks[heap.free_blocks[at]].size - size
+            stats.passed_over = heap.blocks[heap.free_blocks[at].block].size - size
     _settle(heap)
     if b == NULL:
         b = _take_at(heap, ptr, size)
@@ -256,7 +255,8 @@ def _alloc(heap: Heap, steps: Steps, i: int) -> int:
         b = _take_at(heap, ptr, size)
     if b == NULL:
         b = _phantom(heap, stream, pool, ptr, size)
-    b = alloc_found_block(heap, b, size, requested_size, should_split(heap, b, size, expandable))
+    split = should_split(heap, b, size, expandable)
+    b = alloc_found_block(heap, b, taken, size, requested_size, split)
     heap.blocks[b].alloc_event = steps.birth[i]
     stats.predicted = predicted
     return b
@@ -268,11 +268,11 @@ def _search_where(heap: Heap, ptr: int, stream: int, size: int, pool: int) -> in
     at = _free_block_at(heap, ptr)
     if at == NULL:
         return NULL
-    other = heap.blocks[heap.free_blocks[at]].pool
+    other = heap.blocks[heap.free_blocks[at].block].pool
     if other == pool or heap.pools[other].is_small != heap.pools[pool].is_small:
         return NULL
     found = find_free_block(heap, other, stream, size, bool(heap.config[0].expandable_segments))
-    return heap.blocks[heap.free_blocks[found]].ptr if found >= 0 else NULL
+    return heap.blocks[heap.free_blocks[found].block].ptr if found >= 0 else NULL
 
 
 @compiled
@@ -281,7 +281,7 @@ def _is_tie(heap: Heap, ptr: int, other_ptr: int) -> bool:
     at, other_at = _free_block_at(heap, ptr), _free_block_at(heap, other_ptr)
     if at == NULL or other_at == NULL:
         return False
-    block, other = heap.blocks[heap.free_blocks[at]], heap.blocks[heap.free_blocks[other_at]]
+    block, other = heap.blocks[heap.free_blocks[at].block], heap.blocks[heap.free_blocks[other_at].block]
     alike = block.size == other.size and block.pool == other.pool and block.stream == other.stream
     return alike and block.ptr == ptr and other.ptr == other_ptr
 
@@ -322,13 +322,13 @@ def _search_again(
         at = _free_block_at(heap, predicted)
         if at == NULL:
             return predicted
-        b = heap.free_blocks[at]
+        b = heap.free_blocks[at].block
         came_with = heap.blocks[b].segment_event
         if came_with < 0 or steps.pool_known[came_with]:
             return predicted
         _move_segment(heap, b, pool)
         at = find_free_block(heap, pool, stream, size, bool(heap.config[0].expandable_segments))
-        predicted = heap.blocks[heap.free_blocks[at]].ptr if at >= 0 else NULL
+        predicted = heap.blocks[heap.free_blocks[at].block].ptr if at >= 0 else NULL
     return ptr if predicted == NULL and came else predicted
 
 
@@ -426,7 +426,7 @@ def _unmap(heap: Heap, ptr: int, size: int) -> int:
     """Returns the private pool that gave the memory back."""
     at = _free_block_at(heap, ptr)
     if at != NULL:
-        b = heap.free_blocks[at]
+        b = heap.free_blocks[at].block
         block = heap.blocks[b]
         if block.expandable_segment != NULL and ptr + size <= block.ptr + block.size:
             private_pool = heap.pools[block.pool].private_pool
@@ -443,7 +443,7 @@ def _segment_free(heap: Heap, ptr: int, size: int) -> int:
     """Returns the private pool that gave the memory back."""
     at = _free_block_at(heap, ptr)
     if at != NULL:
-        b = heap.free_blocks[at]
+        b = heap.free_blocks[at].block
         block = heap.blocks[b]
         whole = block.prev == NULL and block.next == NULL and block.expandable_segment == NULL
         if whole and block.ptr == ptr and block.size == size:

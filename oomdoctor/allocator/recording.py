@@ -166,7 +166,10 @@ def _births(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _private_pools(events: Events, segment_pools: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
-    pairs = np.unique(np.concatenate([events.pool, segment_pools]), axis=0)
+    pairs = np.concatenate([events.pool, segment_pools])
+    # Most events have the pool of the one before: sorting them all would take longer than the replay.
+    differs = np.append(True, (pairs[1:] != pairs[:-1]).any(axis=1))[: len(pairs)]
+    pairs = np.unique(pairs[differs], axis=0)
     unknown = (UNKNOWN, UNKNOWN)
     return tuple(
         (int(first), int(second))

@@ -74,6 +74,10 @@ def _swap_free(heap: Heap) -> None:
     heap.free_blocks[[0, 1]] = heap.free_blocks[[1, 0]]
 
 
+def _wrong_key(heap: Heap) -> None:
+    heap.free_blocks["key"][int(heap.stats["free"][0]) - 1] += 1
+
+
 def _drop(count: str) -> Callable[[Heap], None]:
     def damage(heap: Heap) -> None:
         heap.stats[count] -= 1
@@ -99,6 +103,7 @@ def _drop(count: str) -> Callable[[Heap], None]:
         (_stat("reserved_bytes"), "reserved_bytes is"),
         (_stat("inactive_split_bytes"), "inactive_split_bytes is"),
         (_swap_free, "free_blocks is not in the order of"),
+        (_wrong_key, "free_blocks has keys that are not"),
         (_drop("free"), "missing in free_blocks"),
         (_drop("pending_count"), "missing in pending"),
         (_drop("spares"), "rows are neither used nor spare"),
