@@ -148,7 +148,8 @@ def of_a_recording(flat: Flat, python: str, folder: Path, real: float) -> None:
     print(f"  read into a history in {best:.2f} s ({events / best / 1e6:.2f} M events/s), of which the heap")
     alone = min(timed(lambda: event_by_event(made), 5))
     print(
-        f"  with all effects {alone:.2f} s ({events / alone / 1e6:.2f} M events/s), {alone / real:.2f} of PyTorch's"
+        f"  with all effects {alone:.2f} s ({events / alone / 1e6:.2f} M events/s),"
+        f" {alone / real:.2f} of the time of PyTorch's allocator"
     )
     rng = random.Random(1)
     states = []
