@@ -1,0 +1,303 @@
+"""What was opened: run folders and snapshots, read when somebody looks at them, kept on the server.
+
+A snapshot is an :class:`Item`, named by a key that its path makes. One device of it, replayed, is a
+:class:`Loaded`; whatever a page computes from it more than once is kept there as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional, TypeVar
+
+from oomdoctor.allocator.loading import DeviceHistory, load_device
+from oomdoctor.allocator.moment import Moment, moment_of
+from oomdoctor.diagnosis.inspection import Inspection, inspect_device
+from oomdoctor.errors import InputError, OomdoctorError, UsageError
+from oomdoctor.run.folder import RunFolder
+from oomdoctor.run.sources import SnapshotSource, snapshot_sources
+from oomdoctor.snapshot import Snapshot, read_snapshot
+from oomdoctor_dashboard.jobs import Job, Jobs
+
+_T = TypeVar("_T")
+
+# Devices that stay replayed, and moments of each: a million events take some 150 MB and 5 MB.
+_MOST_LOADED = 12
+_MOST_MOMENTS = 48
+
+
+@dataclass(frozen=True)
+class Item:
+    """One snapshot.
+
+    Attributes:
+        key: short and the same for the same path.
+        source: the file and what was recorded beside it.
+        run: the run folder that it lies in; None for a bare file.
+        group: what a person calls the run or file.
+        label: what a person calls this one: rank or process, and the dump.
+        is_upload: it came through the browser.
+    """
+
+    key: str
+    source: SnapshotSource
+    run: Optional[str]
+    group: str
+    label: str
+    is_upload: bool = False
+
+
+class Loaded:
+    """One device of one snapshot, replayed, with what was made of it."""
+
+    def __init__(self, item: Item, device: DeviceHistory) -> None:
+        self.item = item
+        self.device = device
+        self.history = device.history
+        self.recording = device.history.recording
+        self._made: dict[Any, Any] = {}
+        self._moments: OrderedDict[int, Moment] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @property
+    def events(self) -> int:
+        """How many the recording has."""
+        return len(self.recording)
+
+    def event(self, asked: Optional[int]) -> int:
+        """The number of events that have happened in a view: all for None, and never more than there are."""
+        return self.events if asked is None else max(0, min(int(asked), self.events))
+
+    def made(self, name: Any, make: Callable[[Loaded], _T]) -> _T:
+        """Something that is made of the device once: ``make(self)``, kept by name."""
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make(self)
+            kept: _T = self._made[name]
+            return kept
+
+    def moment(self, event: Optional[int]) -> Moment:
+        """The state after so many events."""
+        after = self.event(event)
+        with self._lock:
+            if after not in self._moments:
+                self._moments[after] = moment_of(self.history, after)
+                while len(self._moments) > _MOST_MOMENTS:
+                    self._moments.popitem(last=False)
+            self._moments.move_to_end(after)
+            return self._moments[after]
+
+    def inspection(self, event: Optional[int]) -> Inspection:
+        """What ``oomdoctor inspect --event`` says of that state."""
+        return inspect_device(self.device, self.event(event))
+
+
+class Library:
+    """Everything that one server has open; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.jobs = Jobs()
+        self.problems: list[str] = []
+        self._items: dict[str, Item] = {}
+        self._runs: list[str] = []
+        self._snapshots: dict[str, Snapshot] = {}
+        self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
+        self._lock = threading.RLock()
+        self._uploads: Optional[str] = None
+
+    # ---- what is there ----
+
+    def add(self, path: str) -> list[Item]:
+        """Open a run folder or a snapshot file; nothing is read yet. Returns the items that tell most.
+
+        Raises:
+            InputError: there is no such file, or the folder is no run folder.
+        """
+        path = os.path.abspath(path)
+        if not os.path.isdir(path):
+            (source,), _ = snapshot_sources(path)
+            return [self._put(_item(source, None, os.path.basename(path)))]
+        run = RunFolder.open(path)  # says what is wrong with it, if anything
+        with self._lock:
+            if path not in self._runs:
+                self._runs.append(path)
+        self.problems += [one for one in run.problems if one not in self.problems]
+        self._follow(path)
+        try:
+            telling, _ = snapshot_sources(path)
+        except InputError:
+            return []  # it may be being written: see refresh
+        keys = [_key(source.path) for source in telling]
+        return [self._items[key] for key in keys if key in self._items]
+
+    def refresh(self) -> bool:
+        """Look for snapshots that came into open run folders since; whether there are any."""
+        before = len(self._items)
+        for path in list(self._runs):
+            try:
+                self._follow(path)
+            except OomdoctorError:
+                continue  # a folder that is gone, or half written
+        return len(self._items) != before
+
+    def items(self) -> list[Item]:
+        """All snapshots, in the order in which they were opened."""
+        with self._lock:
+            return list(self._items.values())
+
+    def item(self, key: Optional[str]) -> Optional[Item]:
+        """The one of a key; None where it is not open here."""
+        return self._items.get(key) if key else None
+
+    def _put(self, item: Item) -> Item:
+        with self._lock:
+            return self._items.setdefault(item.key, item)
+
+    def _follow(self, path: str) -> None:
+        run = RunFolder.open(path)
+        names = sorted({dump.name for process in run.processes for dump in process.dumps if dump.snapshot})
+        for name in names:
+            try:
+                sources, _ = snapshot_sources(path, name)
+            except OomdoctorError:
+                continue
+            for source in sources:
+                self._put(_item(source, path, os.path.basename(path)))
+
+    # ---- reading ----
+
+    def devices(self, key: str) -> list[int]:
+        """The devices of a snapshot that was read.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return self._snapshot(key).devices()
+
+    def is_loaded(self, key: str, device: int) -> bool:
+        """Whether :meth:`loaded` has an answer at hand."""
+        return (key, device) in self._loaded
+
+    def load(self, key: str, device: int) -> Job:
+        """Read and replay in the background; the job's result is the :class:`Loaded`."""
+        item = self.item(key)
+        title = f"Reading {item.label} of {item.group}" if item else "Reading"
+
+        def work(job: Job) -> Loaded:
+            found = self.loaded(key, device)
+            job.progress(1, 1)
+            return found
+
+        if not self.is_loaded(key, device):
+            job = self.jobs.get((key, device))
+            if job is not None and job.state == "done":
+                self.jobs.forget((key, device))  # it was let go of since
+        return self.jobs.start((key, device), title, work)
+
+    def loaded(self, key: str, device: int) -> Loaded:
+        """A device, read and replayed now if it was not before.
+
+        Raises:
+            UsageError: no such snapshot is open, or it has no such device.
+            InputError: the file cannot be read.
+        """
+        with self._lock:
+            if (key, device) in self._loaded:
+                self._loaded.move_to_end((key, device))
+                return self._loaded[key, device]
+        item = self.item(key)
+        if item is None:
+            raise UsageError(
+                "this snapshot is not open here",
+                where=key,
+                next_step="open it again: oomdoctor dashboard PATH, or upload it",
+            )
+        snapshot = self._snapshot(key)
+        there = snapshot.devices()
+        if device not in there:
+            listed = ", ".join(map(str, there)) or "none"
+            raise UsageError(
+                f"there is no device {device}", where=item.source.path, next_step=f"it has {listed}"
+            )
+        found = Loaded(item, load_device(snapshot, item.source, device))
+        with self._lock:
+            kept = self._loaded.setdefault((key, device), found)
+            while len(self._loaded) > _MOST_LOADED:
+                self._loaded.popitem(last=False)
+            open_keys = {one for one, _ in self._loaded} | {key}
+            self._snapshots = {one: read for one, read in self._snapshots.items() if one in open_keys}
+            return kept
+
+    def _snapshot(self, key: str) -> Snapshot:
+        item = self.item(key)
+        if item is None:
+            raise UsageError("this snapshot is not open here", where=key)
+        with self._lock:
+            if key in self._snapshots:
+                return self._snapshots[key]
+        snapshot = read_snapshot(item.source.path)
+        with self._lock:
+            return self._snapshots.setdefault(key, snapshot)
+
+    # ---- uploads ----
+
+    def upload(self, name: str, data: bytes) -> Item:
+        """A file that came through the browser, kept in a private folder until :meth:`close`.
+
+        Nothing of it is read here, and its name is not used as a path.
+        """
+        with self._lock:
+            if self._uploads is None:
+                self._uploads = tempfile.mkdtemp(prefix="oomdoctor-")  # 0700
+            folder = Path(self._uploads)
+            number = len(list(folder.iterdir()))
+        suffix = "".join(Path(name).suffixes[-2:])
+        suffix = suffix if suffix.replace(".", "").isalnum() and len(suffix) < 24 else ""
+        path = folder / f"{number:04d}{suffix}"
+        path.write_bytes(data)
+        item = _item(SnapshotSource(str(path)), None, _shown(name))
+        return self._put(
+            Item(
+                key=item.key, source=item.source, run=None, group=item.group, label="uploaded", is_upload=True
+            )
+        )
+
+    def close(self) -> None:
+        """Remove what was uploaded."""
+        if self._uploads is not None:
+            shutil.rmtree(self._uploads, ignore_errors=True)
+            self._uploads = None
+
+    def remove(self, key: str) -> None:
+        """Forget a snapshot; of an uploaded one the file goes as well."""
+        with self._lock:
+            item = self._items.pop(key, None)
+            self._snapshots.pop(key, None)
+            for one in [one for one in self._loaded if one[0] == key]:
+                self._loaded.pop(one)
+                self.jobs.forget(one)
+        if item is not None and item.is_upload:
+            Path(item.source.path).unlink(missing_ok=True)
+
+
+def _key(path: str) -> str:
+    return hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:10]
+
+
+def _item(source: SnapshotSource, run: Optional[str], group: str) -> Item:
+    who = [f"rank {source.rank}"] if source.rank is not None else []
+    if source.pid is not None:
+        who.append(f"pid {source.pid}")
+    label = " · ".join([*who, source.dump or "snapshot"])
+    return Item(key=_key(source.path), source=source, run=run, group=group, label=label)
+
+
+def _shown(name: str) -> str:
+    """A file's name as a person may see it."""
+    return "".join(c for c in os.path.basename(name.replace("\\", "/")) if c.isprintable())[:80] or "upload"

@@ -1,0 +1,111 @@
+"""What a person is looking at, as a small dict: it is in the browser, and in the address that is shared.
+
+=========  ==========================================================================================
+key        means
+=========  ==========================================================================================
+item       key of a snapshot in the library; None: nothing is open
+device     its number
+event      the state after the first so many events, as ``inspect --event``; None: after all
+low, high  the stretch of events that the timeline shows, [low, high); None: all
+axis       what the timeline is drawn over: "events" or "time"
+tab        the page below the timeline
+theme      "light" or "dark"
+other      key of the snapshot to compare with; None: none
+options    per page: a dict of its own small settings, text and numbers only
+=========  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Optional
+from urllib.parse import parse_qsl, urlencode
+
+View = dict[str, Any]
+
+DEFAULT: View = {
+    "item": None,
+    "device": 0,
+    "event": None,
+    "low": None,
+    "high": None,
+    "axis": "events",
+    "tab": "overview",
+    "theme": "light",
+    "other": None,
+    "options": {},
+}
+_NUMBERS = ("device", "event", "low", "high")
+_CHOICES = {"axis": ("events", "time"), "theme": ("light", "dark")}
+# The address of a page is shared and kept in logs.
+_LONGEST = 4000
+
+
+def changed(view: Optional[View], **changes: Any) -> View:
+    """The view with other values; a new dict.
+
+    Raises:
+        KeyError: it has no such key.
+    """
+    unknown = set(changes) - set(DEFAULT)
+    if unknown:
+        raise KeyError(f"a view has no {', '.join(sorted(unknown))}")
+    return {**DEFAULT, **(view or {}), **changes}
+
+
+def options_of(view: View, page: str) -> dict[str, Any]:
+    """The settings of one page; empty where none were chosen."""
+    found = view.get("options", {}).get(page)
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def with_options(view: View, page: str, **options: Any) -> View:
+    """The view with some settings of one page changed; None takes one away."""
+    mine = {k: v for k, v in {**options_of(view, page), **options}.items() if v is not None}
+    return changed(view, options={**view.get("options", {}), page: mine})
+
+
+def to_query(view: View) -> str:
+    """The part of an address after "?"; only what differs from the default."""
+    pairs = [
+        (key, view[key])
+        for key in DEFAULT
+        if key != "options" and view.get(key) is not None and view[key] != DEFAULT[key]
+    ]
+    options = {page: chosen for page, chosen in view.get("options", {}).items() if chosen}
+    if options:
+        pairs.append(("options", json.dumps(options, separators=(",", ":"), sort_keys=True)))
+    return urlencode(pairs)
+
+
+def from_query(query: str) -> View:
+    """The view that an address asks for; what cannot be is left at its default."""
+    view = dict(DEFAULT)
+    for key, value in parse_qsl(query.lstrip("?")[:_LONGEST]):
+        if key in _NUMBERS:
+            if value.isascii() and value.isdigit() and len(value) < 16:
+                view[key] = int(value)
+        elif key in _CHOICES:
+            if value in _CHOICES[key]:
+                view[key] = value
+        elif key == "options":
+            view["options"] = _options(value)
+        elif key in DEFAULT:
+            view[key] = value
+    if (view["low"] is None) != (view["high"] is None) or (view["low"] or 0) > (view["high"] or 0):
+        view["low"] = view["high"] = None
+    return view
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        page: {k: v for k, v in chosen.items() if isinstance(v, (str, int, float, bool))}
+        for page, chosen in found.items()
+        if isinstance(chosen, dict)
+    }
