@@ -10,7 +10,7 @@ import numpy as np
 from oomdoctor.allocator.history import History
 from oomdoctor.allocator.loading import DeviceHistory, recorded_settings
 from oomdoctor.allocator.release_bounds import named
-from oomdoctor.allocator.replay import Outcome, recorded_outcome, replay
+from oomdoctor.allocator.replay import Outcome, Replay, recorded_outcome, replay
 from oomdoctor.allocator.rules import TIE_ADDRESS, rules_of
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.torch_version import TorchVersion
@@ -60,6 +60,7 @@ class Comparison:
             nothing is simulated: those segments are none that could have been.
         memory_fraction: the one that holds; None where none was recorded or asked for.
         fraction_of: bytes that it is a fraction of; None where not known.
+        replay: the simulation itself, with its totals, where those were asked for.
     """
 
     device: DeviceHistory
@@ -74,6 +75,7 @@ class Comparison:
     fits_at_start: bool = True
     memory_fraction: Optional[float] = None
     fraction_of: Optional[int] = None
+    replay: Optional[Replay] = None
 
     @property
     def outcome(self) -> Outcome:
@@ -81,8 +83,11 @@ class Comparison:
         return self.simulated or self.recorded
 
 
-def compare(device: DeviceHistory, asked: Asked) -> Comparison:
+def compare(device: DeviceHistory, asked: Asked, *, with_totals: bool = False) -> Comparison:
     """Replay a device under what was asked, if anything.
+
+    Args:
+        with_totals: keep the replay, with the totals after each act.
 
     Raises:
         SettingsError: that release of torch rejects the settings.
@@ -107,7 +112,7 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
             )
         notes += _rejected_by_oldest(device, asked)
     recorded = recorded_outcome(history)
-    simulated, limit = None, None
+    simulated, limit, kept = None, None, None
     fits = True
     fraction, fraction_of = device.memory_fraction, device.total_bytes
     if not device.has_events:
@@ -137,8 +142,9 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
             fits = False
             notes.append(_does_not_fit(device, limit))
         else:
-            done = replay(history, settings, conditions, torch)
+            done = replay(history, settings, conditions, torch, with_totals=with_totals)
             simulated = done.outcome
+            kept = done if with_totals else None
             if done.makes_up_addresses and rules_of(torch).tie_break == TIE_ADDRESS:
                 notes.append(
                     f"of free blocks of one size torch {named(torch)} takes the one at the lower address, and"
@@ -162,6 +168,7 @@ def compare(device: DeviceHistory, asked: Asked) -> Comparison:
         if fraction != 1.0 or asked.memory_fraction is not None
         else device.memory_fraction,
         fraction_of=fraction_of,
+        replay=kept,
     )
 
 

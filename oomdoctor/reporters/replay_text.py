@@ -14,7 +14,7 @@ from oomdoctor.reporters.recording_json import basis_of
 from oomdoctor.reporters.recording_text import called, filled, notes, nothing, problems, release, trust
 from oomdoctor.units import format_bytes
 
-_ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
+ROWS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
     ("peak allocated", lambda o: size_text(o.peak_allocated_bytes)),
     ("peak active", lambda o: size_text(o.peak_active_bytes)),
     ("peak reserved", lambda o: size_text(o.peak_reserved_bytes)),
@@ -36,20 +36,21 @@ def render(comparisons: Sequence[Comparison], problems_found: Sequence[str], ink
 
 def _device(one: Comparison, ink: Ink) -> str:
     device = one.device
-    head = f"{called(device)}: {_headline(one)}"
+    head = f"{called(device)}: {headline(one)}"
     about = f"{release(device)}, {counted(len(device.history.recording), 'event')}"
     if device.source.dump:
         about += f", snapshot {device.source.dump}"
     lines = [ink(head, "bold"), ink(about, "dim"), "", filled(trust(device)), "", *_table(one, ink)]
-    said = _said(one)
-    if said:
-        lines += ["", filled(said)]
+    sentences = said(one)
+    if sentences:
+        lines += ["", filled(sentences)]
     listed = notes(one.notes)
     lines += ["", *listed] if listed else []
     return "\n".join(lines)
 
 
-def _headline(one: Comparison) -> str:
+def headline(one: Comparison) -> str:
+    """How it ends, in a few words."""
     if not one.device.has_events:
         return f"{format_bytes(one.recorded.final_reserved_bytes)} reserved"
     if not one.fits_at_start:
@@ -71,7 +72,7 @@ def _table(one: Comparison, ink: Ink) -> list[str]:
     if one.simulated is not None or not one.fits_at_start:
         lines += [*_asked(one), ""]
     lines.append(ink(" " * 24 + "".join(f"{name:>24}" for name, _, _ in columns), "bold"))
-    for name, shown in _ROWS:
+    for name, shown in ROWS:
         # A snapshot without history states what is there, and nothing of what was.
         known = one.device.has_events or name.endswith("at the end")
         values = (shown(outcome) if known else "unknown" for _, outcome, _ in columns)
@@ -133,30 +134,31 @@ def _past_the_error(one: Comparison) -> list[str]:
     ]
 
 
-def _said(one: Comparison) -> str:
+def said(one: Comparison) -> str:
+    """What is to be said of the figures, in sentences; "" for nothing."""
     oom = one.outcome.first_oom if one.fits_at_start else None
-    said = []
+    sentences = []
     if one.device.has_events and not one.device.is_complete:
-        said.append("The trace began late: the peaks are those since then.")
+        sentences.append("The trace began late: the peaks are those since then.")
     if oom is not None:
         shown = (
             f" (inspect --event {oom.event + 1} shows it)"
             if one.simulated is None
             else f" (inspect --event {oom.event} shows the recording there)"
         )
-        said.append(
+        sentences.append(
             f"Out of memory at event {oom.event:,}{shown}, where {format_bytes(oom.requested_bytes)} were"
             " asked for."
         )
         if one.simulated is not None:
-            said.append("The replay ends there; its peaks are those until then.")
+            sentences.append("The replay ends there; its peaks are those until then.")
     if one.simulated is not None and oom is None and one.recorded.first_oom is None:
         less = one.recorded.peak_reserved_bytes - one.simulated.peak_reserved_bytes
         if one.limit_bytes is None and one.recorded.num_alloc_retries:
-            said.append(_without_end(one))
+            sentences.append(_without_end(one))
         elif less:
             word = "less" if less > 0 else "more"
-            said.append(f"{format_bytes(abs(less))} {word} reserved at the peak than recorded.")
+            sentences.append(f"{format_bytes(abs(less))} {word} reserved at the peak than recorded.")
     if one.simulated is not None and oom is None and one.recorded.first_oom is not None:
-        said += _past_the_error(one)
-    return " ".join(said)
+        sentences += _past_the_error(one)
+    return " ".join(sentences)
