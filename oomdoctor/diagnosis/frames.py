@@ -8,6 +8,7 @@ program.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Optional
 
 from oomdoctor.snapshot.stacks import Frame
@@ -34,6 +35,8 @@ def _slashes(filename: str) -> str:
     return filename.replace("\\", "/")
 
 
+# A few thousand frames make up all the stacks of a recording.
+@lru_cache(maxsize=1 << 14)
 def is_internal(frame: Frame) -> bool:
     """Whether a frame is torch's, Python's own or C++: true everywhere, telling nowhere."""
     name = _slashes(frame.filename)
