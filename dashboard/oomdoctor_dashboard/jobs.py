@@ -31,6 +31,7 @@ class Job:
     error: Optional[BaseException] = None
     state: str = "running"
     started: float = field(default_factory=time.monotonic)
+    ended: Optional[float] = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _finished: threading.Event = field(default_factory=threading.Event)
 
@@ -43,6 +44,11 @@ class Job:
         self.done, self.total = done, total
         if self._stop.is_set():
             raise Cancelled
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running, or ran."""
+        return (self.ended or time.monotonic()) - self.started
 
     def cancel(self) -> None:
         """Stop it at its next word of progress; its result is thrown away in any case."""
@@ -68,6 +74,7 @@ class Job:
             if self.state == "running":
                 self.state = "done"
         finally:
+            self.ended = time.monotonic()
             self._finished.set()
 
 

@@ -12,17 +12,19 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
 from oomdoctor.allocator.loading import DeviceHistory, load_device
 from oomdoctor.allocator.moment import Moment, moment_of
 from oomdoctor.diagnosis.inspection import Inspection, inspect_device
-from oomdoctor.errors import InputError, OomdoctorError, UsageError
+from oomdoctor.errors import EmptyInput, InputError, OomdoctorError, UsageError
 from oomdoctor.run.folder import RunFolder
 from oomdoctor.run.sources import SnapshotSource, snapshot_sources
 from oomdoctor.snapshot import Snapshot, read_snapshot
+from oomdoctor.snapshot.model import OOM
 from oomdoctor_dashboard.jobs import Job, Jobs
 
 _T = TypeVar("_T")
@@ -110,6 +112,7 @@ class Library:
         self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._lock = threading.RLock()
         self._uploads: Optional[str] = None
+        self._uploaded = 0
 
     # ---- what is there ----
 
@@ -151,6 +154,11 @@ class Library:
         with self._lock:
             return list(self._items.values())
 
+    @property
+    def runs(self) -> list[str]:
+        """The run folders that are open."""
+        return list(self._runs)
+
     def item(self, key: Optional[str]) -> Optional[Item]:
         """The one of a key; None where it is not open here."""
         return self._items.get(key) if key else None
@@ -184,17 +192,21 @@ class Library:
         """Whether :meth:`loaded` has an answer at hand."""
         return (key, device) in self._loaded
 
-    def load(self, key: str, device: int) -> Job:
-        """Read and replay in the background; the job's result is the :class:`Loaded`."""
+    def load(self, key: str, device: Optional[int]) -> Job:
+        """Read and replay in the background; the job's result is the :class:`Loaded`.
+
+        Args:
+            device: None for the first that ran out of memory, else the first.
+        """
         item = self.item(key)
         title = f"Reading {item.label} of {item.group}" if item else "Reading"
 
         def work(job: Job) -> Loaded:
-            found = self.loaded(key, device)
+            found = self.loaded(key, self._telling_device(key) if device is None else device)
             job.progress(1, 1)
             return found
 
-        if not self.is_loaded(key, device):
+        if device is None or not self.is_loaded(key, device):
             job = self.jobs.get((key, device))
             if job is not None and job.state == "done":
                 self.jobs.forget((key, device))  # it was let go of since
@@ -234,6 +246,19 @@ class Library:
             self._snapshots = {one: read for one, read in self._snapshots.items() if one in open_keys}
             return kept
 
+    def _telling_device(self, key: str) -> int:
+        snapshot = self._snapshot(key)
+        devices = snapshot.devices()
+        if not devices:
+            raise EmptyInput(
+                "the snapshot holds no device",
+                where=self._items[key].source.path,
+                why="nothing was allocated on a GPU when it was taken, and no history was recorded",
+                next_step="take it while memory is in use: oomdoctor trace -- COMMAND",
+            )
+        failed = [d for d in devices if d < len(snapshot.traces) and (snapshot.traces[d].action == OOM).any()]
+        return (failed or devices)[0]
+
     def _snapshot(self, key: str) -> Snapshot:
         item = self.item(key)
         if item is None:
@@ -247,26 +272,26 @@ class Library:
 
     # ---- uploads ----
 
-    def upload(self, name: str, data: bytes) -> Item:
+    def upload(self, name: str, pieces: Iterable[bytes]) -> Item:
         """A file that came through the browser, kept in a private folder until :meth:`close`.
 
-        Nothing of it is read here, and its name is not used as a path.
+        Nothing of it is read here, and its name is not used as a path. What ``pieces`` raises goes through;
+        nothing is left of the file then.
         """
         with self._lock:
             if self._uploads is None:
                 self._uploads = tempfile.mkdtemp(prefix="oomdoctor-")  # 0700
-            folder = Path(self._uploads)
-            number = len(list(folder.iterdir()))
-        suffix = "".join(Path(name).suffixes[-2:])
-        suffix = suffix if suffix.replace(".", "").isalnum() and len(suffix) < 24 else ""
-        path = folder / f"{number:04d}{suffix}"
-        path.write_bytes(data)
+            self._uploaded += 1
+            path = Path(self._uploads) / f"{self._uploaded:04d}{_suffix(name)}"
+        try:
+            with open(path, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         item = _item(SnapshotSource(str(path)), None, _shown(name))
-        return self._put(
-            Item(
-                key=item.key, source=item.source, run=None, group=item.group, label="uploaded", is_upload=True
-            )
-        )
+        return self._put(replace(item, label="uploaded", is_upload=True))
 
     def close(self) -> None:
         """Remove what was uploaded."""
@@ -296,6 +321,12 @@ def _item(source: SnapshotSource, run: Optional[str], group: str) -> Item:
         who.append(f"pid {source.pid}")
     label = " · ".join([*who, source.dump or "snapshot"])
     return Item(key=_key(source.path), source=source, run=run, group=group, label=label)
+
+
+def _suffix(name: str) -> str:
+    """What readers go by: ".json", ".pickle.gz"."""
+    suffix = "".join(Path(name.replace("\\", "/")).suffixes[-2:])
+    return suffix if suffix.replace(".", "").isalnum() and len(suffix) < 24 else ""
 
 
 def _shown(name: str) -> str:

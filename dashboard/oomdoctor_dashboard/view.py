@@ -4,7 +4,7 @@
 key        means
 =========  ==========================================================================================
 item       key of a snapshot in the library; None: nothing is open
-device     its number
+device     its number; None: the first that ran out of memory, else the first
 event      the state after the first so many events, as ``inspect --event``; None: after all
 low, high  the stretch of events that the timeline shows, [low, high); None: all
 axis       what the timeline is drawn over: "events" or "time"
@@ -25,7 +25,7 @@ View = dict[str, Any]
 
 DEFAULT: View = {
     "item": None,
-    "device": 0,
+    "device": None,
     "event": None,
     "low": None,
     "high": None,

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("oomdoctor.cli.inspect", "Show the allocator's state at any event of a recording."),
     "replay": ("oomdoctor.cli.replay", "Replay a recording, under other settings if you like."),
     "advise": ("oomdoctor.cli.advise", "Find settings that would have helped, and prove it."),
+    "dashboard": ("oomdoctor.cli.dashboard", "Browse recordings in a browser."),
     "dump": ("oomdoctor.cli.dump", "Ask the processes of a running recording for a snapshot now."),
     "env": ("oomdoctor.cli.env", "Print the variables that record where no launcher can stand in front."),
 }

@@ -1,0 +1,390 @@
+"""The app: the frame around the pages, and the way from what is wanted to what is shown.
+
+A view (:mod:`oomdoctor_dashboard.view`) that is wanted stands in one store. Where the recording that it
+speaks of is at hand it goes on at once, in the browser, to the store that pages read; otherwise reading
+begins in the background, and the view goes on when it is done.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any, Optional
+
+import dash
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from flask import Flask
+
+from oomdoctor import __version__
+from oomdoctor_dashboard import ids
+from oomdoctor_dashboard.access import Access, guard
+from oomdoctor_dashboard.choosing import device_choices, item_choices
+from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.uploads import add_upload_route
+from oomdoctor_dashboard.view import DEFAULT, changed, from_query, to_query
+
+TABS = ("overview", "segments", "live", "fragmentation", "whatif", "compare")
+ALWAYS = ("timeline", "moment")
+MIB = 1 << 20
+
+_POLL_MS = 250
+_FOLLOW_MS = 5000
+
+
+def create_app(
+    library: Library,
+    *,
+    access: Optional[Access] = None,
+    first: Optional[str] = None,
+    upload_limit: int = 1024 * MIB,
+) -> dash.Dash:
+    """The dashboard over a library.
+
+    Args:
+        access: who may look; by default this machine alone.
+        first: key of the item to show where the address names none; by default the library's first.
+        upload_limit: bytes of the largest file that is taken from a browser.
+    """
+    server = Flask("oomdoctor_dashboard")
+    guard(server, access or Access())
+    add_upload_route(server, library, upload_limit)
+    app = dash.Dash(
+        "oomdoctor_dashboard",
+        server=server,
+        title="oomdoctor",
+        update_title=None,
+        serve_locally=True,
+        suppress_callback_exceptions=False,
+        include_pages_meta=False,
+        on_error=_say,
+        assets_folder=str(_assets()),
+    )
+    pages = {
+        name: importlib.import_module(f"oomdoctor_dashboard.pages.{name}")
+        for name in (*ALWAYS, *TABS)
+        if importlib.util.find_spec(f"oomdoctor_dashboard.pages.{name}")
+    }
+
+    def frame() -> Any:
+        return _frame(library, pages, first)
+
+    app.layout = frame
+    _register(app, library)
+    for page in pages.values():
+        page.register(app, library)
+    return app
+
+
+def _say(error: Exception) -> Any:
+    """What a callback did not expect appears on the page; what it would have shown stays as it was."""
+    box = alert(error)
+    dash.set_props(
+        ids.MESSAGES,
+        {
+            "sendNotifications": [
+                {"action": "show", "id": type(error).__name__, "title": box.title, "message": box.children,
+                 "color": "red", "autoClose": 15000}
+            ]
+        },
+    )  # fmt: skip
+    return no_update
+
+
+def _assets() -> Any:
+    from pathlib import Path
+
+    return Path(__file__).parent / "assets"
+
+
+def _frame(library: Library, pages: dict[str, ModuleType], first: Optional[str]) -> Any:
+    """Everything on the page; made anew for each visitor."""
+    library.refresh()
+    items = library.items()
+    start = first if library.item(first) else (items[0].key if items else None)
+    return dmc.MantineProvider(
+        id="mantine",
+        forceColorScheme="light",
+        theme={"primaryColor": "blue", "fontFamily": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"},
+        children=[
+            dcc.Location(id="location", refresh=False),
+            dcc.Store(id=ids.VIEW, data=None),
+            dcc.Store(id=ids.SHOWN, data=None),
+            dcc.Store(id="first-item", data=start),
+            dcc.Store(id="uploaded", data=None),
+            dcc.Store(id="query", data=None),
+            dcc.Interval(id="poll", interval=_POLL_MS, disabled=True),
+            dcc.Interval(id="follow", interval=_FOLLOW_MS),
+            dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
+            html.Div(
+                id="page",
+                children=[
+                    _header(),
+                    html.Div(id="problem"),
+                    html.Div(id="loading", children=_loading(), style={"display": "none"}),
+                    html.Div(
+                        id="views",
+                        children=[
+                            html.Div(id="story", className="od-story"),
+                            pages["timeline"].layout() if "timeline" in pages else None,
+                            pages["moment"].layout() if "moment" in pages else None,
+                            _tabs(pages),
+                        ],
+                    ),
+                ],
+            ),
+        ],
+    )
+
+
+def _header() -> Any:
+    return dmc.Group(
+        className="od-header",
+        justify="space-between",
+        wrap="nowrap",
+        children=[
+            dmc.Group(
+                gap="sm",
+                wrap="nowrap",
+                children=[
+                    dmc.Text("oomdoctor", fw=700, size="lg", className="od-name"),
+                    dmc.Select(
+                        id="item", w=400, searchable=True, placeholder="Open a snapshot",
+                        size="sm", maxDropdownHeight=400, **{"aria-label": "Snapshot"},
+                    ),
+                    dmc.Select(id="device", w=110, size="sm", allowDeselect=False,
+                        **{"aria-label": "Device"},),
+                ],
+            ),
+            dmc.Group(
+                gap="xs",
+                wrap="nowrap",
+                children=[
+                    dmc.Button("Open a file", id="upload-button", variant="default", size="sm"),
+                    dcc.Clipboard(id="share", className="od-share", title="Copy the address of this view"),
+                    dmc.Switch(
+                        id="theme", size="md", onLabel="dark", offLabel="light", **{"aria-label": "Dark"}
+                    ),
+                    dmc.Text(__version__, size="xs", c="dimmed"),
+                ],
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _loading() -> Any:
+    return dmc.Paper(
+        withBorder=True,
+        p="md",
+        className="od-loading",
+        children=dmc.Group(
+            [
+                dmc.Loader(size="sm"),
+                dmc.Text("", id="loading-text"),
+                dmc.Button("Cancel", id="loading-cancel", variant="default", size="xs"),
+            ]
+        ),
+    )
+
+
+def _tabs(pages: dict[str, ModuleType]) -> Any:
+    return dmc.Tabs(
+        id="tabs",
+        value=DEFAULT["tab"],
+        keepMounted=True,
+        children=[
+            dmc.TabsList([dmc.TabsTab(pages[name].TITLE, value=name) for name in TABS if name in pages]),
+            *(
+                dmc.TabsPanel(pages[name].layout(), value=name, className="od-panel")
+                for name in TABS
+                if name in pages
+            ),
+        ],
+    )
+
+
+def _register(app: dash.Dash, library: Library) -> None:
+    _register_address(app)
+    _register_choosing(app, library)
+    _register_reading(app, library)
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input("tabs", "value"),
+        Input("theme", "checked"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def choose(tab: str, dark: bool, view: Any) -> Any:
+        theme = "dark" if dark else "light"
+        if view is None or (view["tab"] == tab and view["theme"] == theme):
+            return no_update
+        return changed(view, tab=tab, theme=theme)
+
+
+def _register_address(app: dash.Dash) -> None:
+    """The view is in the address: read once, written on each change."""
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input("location", "search"),
+        State("first-item", "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call="initial_duplicate",
+    )
+    def read(search: str, first: Optional[str], view: Any) -> Any:
+        asked = from_query(search or "")
+        if asked["item"] is None:
+            asked["item"] = first
+        return no_update if asked == view else asked
+
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "colours"),
+        Output("page", "className"),
+        Input("mantine", "forceColorScheme"),
+    )
+
+    @app.callback(
+        Output("query", "data"),
+        Output("tabs", "value"),
+        Output("theme", "checked"),
+        Output("mantine", "forceColorScheme"),
+        Input(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def write(view: Any) -> Any:
+        if view is None:
+            return (no_update,) * 4
+        return to_query(view), view["tab"], view["theme"] == "dark", view["theme"]
+
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "writeAddress"),
+        Output("share", "content"),
+        Input("query", "data"),
+        prevent_initial_call=True,
+    )
+
+
+def _register_choosing(app: dash.Dash, library: Library) -> None:
+    @app.callback(
+        Output("item", "data"),
+        Output("item", "value"),
+        Output("device", "data"),
+        Output("device", "value"),
+        Input(ids.SHOWN, "data"),
+        Input(ids.VIEW, "data"),
+        Input("uploaded", "data"),
+        Input("follow", "n_intervals"),
+        State("item", "data"),
+    )
+    def choices(shown: Any, view: Any, uploaded: Any, _: Any, there: Any) -> Any:
+        if dash.ctx.triggered_id == "follow" and not library.refresh():
+            return no_update, no_update, no_update, no_update
+        view = view or DEFAULT
+        items = item_choices(library)
+        devices = device_choices(library, view["item"]) if shown and shown["item"] == view["item"] else []
+        mine = None if view["device"] is None else str(view["device"])
+        devices = devices or ([{"value": mine, "label": f"GPU {mine}"}] if mine else [])
+        item = view["item"] if library.item(view["item"]) else None
+        return (items if items != there else no_update), item, devices, mine
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input("item", "value"),
+        Input("device", "value"),
+        Input("uploaded", "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def chosen(item: Optional[str], device: Optional[str], uploaded: Any, view: Any) -> Any:
+        if view is None:
+            return no_update
+        if dash.ctx.triggered_id == "uploaded" and uploaded and uploaded.get("key"):
+            item, device = uploaded["key"], None
+        if not item:
+            return no_update
+        if item != view["item"]:
+            return changed(view, item=item, device=None, event=None, low=None, high=None)
+        if device is None or int(device) == view["device"]:
+            return no_update
+        return changed(view, device=int(device), event=None, low=None, high=None)
+
+
+def _register_reading(app: dash.Dash, library: Library) -> None:
+    # Without a round trip where what is wanted is of the recording that is shown.
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "showAtOnce"),
+        Output(ids.SHOWN, "data", allow_duplicate=True),
+        Input(ids.VIEW, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+
+    @app.callback(
+        Output(ids.SHOWN, "data", allow_duplicate=True),
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Output("loading", "style"),
+        Output("loading-text", "children"),
+        Output("problem", "children"),
+        Output("poll", "disabled"),
+        Output("views", "style"),
+        Input(ids.VIEW, "data"),
+        Input("poll", "n_intervals"),
+        Input("loading-cancel", "n_clicks"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def read(view: Any, _: Any, __: Any, shown: Any) -> Any:
+        hidden: Any = {"display": "none"}
+        visible: Any = {}
+        if view is None:
+            return (no_update,) * 7
+        if view["item"] is None:
+            return no_update, no_update, hidden, "", _nothing_open(library), True, hidden
+        device = view["device"]
+        if shown and (shown["item"], shown["device"]) == (view["item"], device):
+            if dash.ctx.triggered_id == ids.VIEW:
+                return (*(no_update,) * 2, hidden, "", None, True, visible)
+            return (no_update,) * 7
+        if device is None or not library.is_loaded(view["item"], device):
+            # Which devices there are is known once it is read: None stands for the first.
+            job = library.load(view["item"], device)
+            if dash.ctx.triggered_id == "loading-cancel":
+                job.cancel()
+                library.jobs.forget((view["item"], device))
+                if shown:
+                    back = changed(view, item=shown["item"], device=shown["device"], event=None)
+                    return no_update, back, hidden, "", None, True, visible
+                return no_update, no_update, hidden, "", alert("Reading was cancelled", ""), True, hidden
+            if job.state == "running" and not job.wait(0.1):
+                seconds = job.seconds
+                text = f"{job.title} … {seconds:.0f} s" if seconds > 1 else f"{job.title} …"
+                return no_update, no_update, visible, text, None, False, visible if shown else hidden
+            if job.error is not None:
+                error = job.error
+                library.jobs.forget((view["item"], device))
+                return no_update, no_update, hidden, "", alert(error), True, hidden
+            if device is None:
+                device = job.result.device.device
+        if device != view["device"]:
+            view = changed(view, device=device)
+            return view, view, hidden, "", None, True, visible
+        return view, no_update, hidden, "", None, True, visible
+
+
+def _nothing_open(library: Library) -> Any:
+    if library.items():
+        return alert("Choose a snapshot above", "", colour="blue")
+    if library.runs:
+        return alert(
+            "The run folder holds no snapshot yet",
+            "One comes at an out-of-memory error and at the end; this page follows.",
+            colour="blue",
+        )
+    return alert(
+        "Nothing is open",
+        "Drop a memory snapshot on this page, or start with one: oomdoctor dashboard RUN_FOLDER",
+        colour="blue",
+    )

@@ -1,0 +1,233 @@
+"""The story of a run: what happened on which rank and device, and what ``oomdoctor explain`` says of it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import dash
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import Input, Output, State, dcc, html, no_update
+
+from oomdoctor.errors import OomdoctorError
+from oomdoctor.reporters import run_text
+from oomdoctor.reporters.ink import Ink
+from oomdoctor.units import format_bytes
+from oomdoctor_dashboard import ids
+from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, rows_of, story_of
+from oomdoctor_dashboard.view import changed
+
+ID, TITLE = "overview", "Overview"
+
+_SIZES = ("requested", "allocated", "reserved", "free", "total")
+_COLUMNS = [
+    {"field": "process", "headerName": "Process", "flex": 2, "minWidth": 150},
+    {"field": "device", "headerName": "GPU", "width": 80},
+    {"field": "dump", "headerName": "Snapshot", "width": 130},
+    {"field": "verdict", "headerName": "Verdict", "flex": 1, "minWidth": 130},
+    *(
+        {
+            "field": f"{name}_text",
+            "headerName": {"requested": "Asked for", "total": "Capacity"}.get(name, name.capitalize()),
+            "width": 120,
+            "type": "rightAligned",
+            "comparator": {"function": f"oomdoctorByField('{name}')"},
+        }
+        for name in _SIZES
+    ),
+]
+
+
+def layout() -> Any:
+    return html.Div(
+        [
+            dmc.Group(
+                [
+                    dmc.Text("Every out-of-memory error, and what did not fail", fw=600),
+                    dmc.Popover(
+                        [
+                            dmc.PopoverTarget(
+                                dmc.Button("How to read this", variant="subtle", size="compact-xs")
+                            ),
+                            dmc.PopoverDropdown(dmc.Text(_HELP, size="sm", className="od-help")),
+                        ],
+                        width=460,
+                    ),
+                ],
+                justify="space-between",
+            ),
+            html.Div(id=f"{ID}-problem"),
+            dag.AgGrid(
+                id=f"{ID}-table",
+                columnDefs=_plain(_COLUMNS),
+                rowData=[],
+                columnSize="responsiveSizeToFit",
+                dashGridOptions={
+                    "domLayout": "autoHeight",
+                    "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
+                    "suppressCellFocus": True,
+                },
+            ),
+            dmc.Group(
+                [
+                    dmc.Text("What oomdoctor explain says", fw=600),
+                    dcc.Clipboard(target_id=f"{ID}-text", title="Copy the text", className="od-share"),
+                ],
+                mt="lg",
+            ),
+            dmc.Paper(
+                html.Pre(id=f"{ID}-text", className="od-mono"),
+                withBorder=True,
+                p="md",
+                className="od-explain",
+            ),
+        ]
+    )
+
+
+_HELP = """\
+One row for each out-of-memory error that was recorded, by rank and device; of a device that did not fail,
+its state at the end. Sizes are those of the moment of the error. Choose a row to look at its snapshot:
+everything on this page then speaks of it. The verdict says where the memory was: fragmentation (enough was
+free, in pieces), capacity (it was really used), another process, a limit, or memory outside PyTorch.
+"""
+
+
+def _plain(columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sizes are sent as text and number; sorting goes by the number."""
+    out = []
+    for column in columns:
+        column = dict(column)
+        column.pop("comparator", None)
+        name = column["field"].removesuffix("_text")
+        if name in _SIZES:
+            column["comparator"] = {"function": f"oomdoctorByField('{name}')"}
+        out.append(column)
+    return out
+
+
+def register(app: dash.Dash, library: Library) -> None:
+    @app.callback(
+        Output("story", "children"),
+        Input(ids.SHOWN, "data"),
+        State("story", "children"),
+    )
+    def story(shown: Any, there: Any) -> Any:
+        if not shown or not shown["item"]:
+            return None
+        item = library.item(shown["item"])
+        if item is None:
+            return None
+        loaded = library.loaded(shown["item"], shown["device"])
+        key = (shown["item"], shown["device"], loaded.events)
+        if isinstance(there, dict) and there.get("props", {}).get("data-key") == str(key):
+            return no_update
+        case = None
+        with contextlib.suppress(OomdoctorError):  # the page below says why
+            case = case_of(diagnosis_of(library, item), item, shown["device"])
+        return _told(story_of(loaded, case), str(key))
+
+    @app.callback(
+        Output(f"{ID}-table", "rowData"),
+        Output(f"{ID}-text", "children"),
+        Output(f"{ID}-problem", "children"),
+        Output(f"{ID}-table", "selectedRows"),
+        Input(ids.SHOWN, "data"),
+        State(f"{ID}-table", "rowData"),
+        prevent_initial_call=True,
+    )
+    def fill(shown: Any, there: Any) -> Any:
+        item = library.item(shown["item"]) if shown else None
+        if item is None or shown["tab"] != ID:
+            return (no_update,) * 4
+        try:
+            run = diagnosis_of(library, item)
+        except OomdoctorError as error:
+            return [], "", alert(error), []
+        rows = rows_of(library, run, item)
+        for number, row in enumerate(rows):
+            row["id"] = number
+            for name in _SIZES:
+                row[f"{name}_text"] = "" if row[name] is None else format_bytes(row[name])
+        chosen = [row for row in rows if row["item"] == shown["item"] and row["device"] == shown["device"]][
+            :1
+        ]
+        if rows == there:
+            return no_update, no_update, None, chosen
+        return rows, run_text.render(run, Ink(False)), None, chosen
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-table", "cellClicked"),
+        State(f"{ID}-table", "rowData"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def choose(cell: Any, rows: Any, view: Any) -> Any:
+        if not cell or not rows or view is None:
+            return no_update
+        row = next((row for row in rows if str(row["id"]) == str(cell["rowId"])), None)
+        if row is None or not row["item"]:
+            return no_update
+        if (row["item"], row["device"]) == (view["item"], view["device"]):
+            return no_update
+        return changed(view, item=row["item"], device=row["device"], event=None, low=None, high=None)
+
+
+def _told(story: Story, key: str) -> Any:
+    colour = "red" if story.failed else "teal"
+    figures = [
+        dmc.Group(
+            [
+                dmc.Text(name, size="sm", c="dimmed"),
+                dmc.Text(value, size="sm", fw=600),
+                dmc.Text(basis, size="xs", c="dimmed", fs="italic"),
+            ],
+            gap=5,
+        )
+        for name, value, basis in story.figures
+    ]
+    parts: list[Any] = [
+        dmc.Group(
+            [
+                dmc.Badge(
+                    "out of memory" if story.failed else "did not fail", color=colour, variant="filled"
+                ),
+                dmc.Text(story.title, fw=700, size="lg"),
+            ],
+            gap="sm",
+        )
+    ]
+    if story.sentence:
+        parts.append(dmc.Text(story.sentence, size="sm", mt=2))
+    parts.append(dmc.Group(figures, gap="lg", mt=4))
+    if story.remedy is not None and story.remedy.command:
+        parts.append(
+            dmc.Group(
+                [
+                    dmc.Text("Try first", size="sm", c="dimmed"),
+                    dmc.Code(story.remedy.command, id="story-remedy"),
+                    dcc.Clipboard(target_id="story-remedy", title="Copy the line", className="od-share"),
+                    dmc.Text(story.remedy.basis, size="xs", c="dimmed", fs="italic"),
+                    dmc.Text("What if tries it on the recording", size="xs", c="dimmed"),
+                ],
+                gap="xs",
+                mt=4,
+            )
+        )
+    if story.notes:
+        parts.append(
+            dmc.Spoiler(
+                dmc.List([dmc.ListItem(dmc.Text(note, size="xs")) for note in story.notes], size="xs"),
+                showLabel=f"{len(story.notes)} notes on this recording"
+                if len(story.notes) > 1
+                else "1 note on this recording",
+                hideLabel="Hide",
+                maxHeight=0,
+                mt=4,
+            )
+        )
+    return html.Div(parts, **{"data-key": key})

@@ -1,0 +1,54 @@
+"""Files that come through the browser: counted while they come, stored under a name of ours, read later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, jsonify, request
+
+from oomdoctor.units import format_bytes
+from oomdoctor_dashboard.library import Library
+
+PATH = "/_upload"
+# A page of another site cannot add a header without being asked about it first, which is refused.
+HEADER = "X-Oomdoctor-Upload"
+_PIECE = 1 << 20
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def add_upload_route(server: Flask, library: Library, limit: int) -> None:
+    """``POST /_upload?name=NAME``, the file as the body; answers ``{"key": KEY}`` or ``{"error": TEXT}``."""
+
+    @server.post(PATH)
+    def upload() -> Any:
+        if HEADER not in request.headers:
+            return jsonify(error="this is for the dashboard's own page"), 403
+        name = request.args.get("name", "upload")
+        if (request.content_length or 0) > limit:
+            return jsonify(error=_too_large(limit)), 413
+
+        def pieces() -> Any:
+            size = 0
+            while piece := request.stream.read(_PIECE):
+                size += len(piece)
+                if size > limit:
+                    raise _TooLarge
+                yield piece
+
+        try:
+            item = library.upload(name, pieces())
+        except _TooLarge:
+            return jsonify(error=_too_large(limit)), 413
+        except OSError as error:
+            return jsonify(error=f"it could not be stored: {error.strerror}"), 507
+        return jsonify(key=item.key)
+
+
+def _too_large(limit: int) -> str:
+    return (
+        f"files of more than {format_bytes(limit)} are not taken from a browser;"
+        " start the dashboard with the file: oomdoctor dashboard FILE"
+    )
