@@ -13,21 +13,13 @@ from typing import TYPE_CHECKING, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.constants import SMALL_SIZE
-from oomdoctor.allocator.heap_layout import FIRST_PRIVATE, LARGE_BLOCKS, NULL, SMALL_BLOCKS
+from oomdoctor.allocator.heap_layout import NULL
 from oomdoctor.allocator.layout import Layout
-from oomdoctor.allocator.recording import Recording
-from oomdoctor.allocator.rounding import rounded_sizes
-from oomdoctor.allocator.rules import rules_of
-from oomdoctor.allocator.settings import Settings
-from oomdoctor.allocator.torch_version import TorchVersion
-from oomdoctor.snapshot.model import ACTIVE_ALLOCATED, ACTIVE_PENDING_FREE, ALLOC, INACTIVE, OOM
+from oomdoctor.allocator.observed import ObservedSizes, by_pool_and_stream
+from oomdoctor.snapshot.model import ACTIVE_ALLOCATED, ACTIVE_PENDING_FREE, INACTIVE
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Rounded sizes in bytes, ascending, by row of ``Heap.pools`` and rank of the stream.
-ObservedSizes = dict[tuple[int, int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -127,44 +119,6 @@ class Fragmentation:
         return typed
 
 
-def observed_sizes(recording: Recording, settings: Settings, torch: TorchVersion) -> ObservedSizes:
-    """The distinct sizes that were asked for in the whole recording, rounded as the allocator rounds them.
-
-    Requests that failed count. Before and after the moment looked at alike: a program repeats itself.
-    """
-    events = recording.events
-    asked = np.flatnonzero((events.action == ALLOC) | (events.action == OOM))
-    sizes = events.entry_size[asked].copy()
-    allocs = events.action[asked] == ALLOC  # an oom states the rounded size
-    sizes[allocs] = rounded_sizes(
-        sizes[allocs],
-        settings.roundup_power2_divisions,
-        unrounded_division_of_one=rules_of(torch).unrounded_division_of_one,
-    )
-    is_large = (sizes > SMALL_SIZE).astype(np.int64)
-    private = recording.private_pool[asked].astype(np.int64)
-    pool = np.where(private > 0, FIRST_PRIVATE + 2 * (private - 1), SMALL_BLOCKS) + is_large * LARGE_BLOCKS
-    stream = recording.stream[asked]
-    found: ObservedSizes = {}
-    for key, mine in _by_pool_and_stream(pool, stream).items():
-        found[key] = np.unique(sizes[mine])
-    return found
-
-
-def _by_pool_and_stream(
-    pool: NDArray[np.int64], stream: NDArray[np.int64]
-) -> dict[tuple[int, int], NDArray[np.intp]]:
-    """The rows of each pair that occurs, in the order of the pairs."""
-    if not len(pool):
-        return {}
-    streams = int(stream.max()) + 1
-    pair = pool * streams + stream
-    order = np.argsort(pair, kind="stable")
-    pairs, starts = np.unique(pair[order], return_index=True)
-    keys = [(int(one) // streams, int(one) % streams) for one in pairs]
-    return dict(zip(keys, np.split(order, starts[1:])))
-
-
 def usable(layout: Layout, observed: ObservedSizes) -> NDArray[np.bool_]:
     """bool[m]: which free blocks some request of an observed size may take, were it the only one left.
 
@@ -201,7 +155,7 @@ def fragmentation(layout: Layout, observed: Optional[ObservedSizes] = None) -> F
     """The measures of a layout.
 
     Args:
-        observed: of :func:`observed_sizes`; None where no requests were recorded.
+        observed: see :mod:`oomdoctor.allocator.observed`; None where no requests were recorded.
 
     Raises:
         ValueError: the blocks do not add up to what the heap counts as reserved.
@@ -210,7 +164,7 @@ def fragmentation(layout: Layout, observed: Optional[ObservedSizes] = None) -> F
     blocks = layout.blocks
     firsts = layout.first_block[:-1]
     compartments = []
-    for (pool, stream), rows in _by_pool_and_stream(blocks["pool"], blocks["stream"]).items():
+    for (pool, stream), rows in by_pool_and_stream(blocks["pool"], blocks["stream"]).items():
         mine = np.zeros(len(blocks), np.bool_)
         mine[rows] = True
         compartments.append(

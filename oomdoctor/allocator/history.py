@@ -18,6 +18,7 @@ from oomdoctor.allocator.initial import (
     request_of_segment_events,
     small_segment_events,
 )
+from oomdoctor.allocator.observed import ObservedSizes, observed_sizes
 from oomdoctor.allocator.recorded import EFFECT, Steps, run_recorded
 from oomdoctor.allocator.recording import Recording, recording_of
 from oomdoctor.allocator.releases import release_bursts, segment_causes
@@ -26,7 +27,8 @@ from oomdoctor.allocator.segment_order import by_address, ordered, piece_at
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
 from oomdoctor.allocator.torch_version import TorchVersion
-from oomdoctor.snapshot.model import ALLOC, Snapshot
+from oomdoctor.snapshot.model import ALLOC, INACTIVE, Snapshot
+from oomdoctor.snapshot.stacks import NO_STACK
 
 # Between keyframes: few enough events that running them takes some milliseconds.
 KEYFRAME_EVENTS = 1 << 15
@@ -189,6 +191,33 @@ class History:
     def causes(self) -> NDArray[np.uint8]:
         """uint8[n]: why the segment of each segment event came or went, index in ``heap_layout.CAUSES``."""
         return segment_causes(self.recording, self.bursts)
+
+    @cached_property
+    def observed(self) -> ObservedSizes:
+        """The sizes that the recording asked for, see :mod:`oomdoctor.allocator.observed`."""
+        return observed_sizes(self.recording, self.settings, self.torch)
+
+    @cached_property
+    def stack_of_birth(self) -> NDArray[np.int32]:
+        """int32[births + 1]: where each block was allocated; NO_STACK where not known, and at -1."""
+        recording = self.recording
+        n = len(recording)
+        out = np.full(max(self.births, n) + 1, NO_STACK, np.int32)
+        out[:n] = recording.events.stack
+        # What is live at the end has its stack in the snapshot: blocks older than the trace, and all of them
+        # where stacks were kept for the state alone (context="state").
+        final = table_of(self.last)
+        final = final[(final["alloc_event"] >= 0) & ((final["allocated"] == 1) | (final["pending"] == 1))]
+        blocks = recording.snapshot.blocks
+        mine = recording.snapshot.segments.device[blocks.segment] == recording.device
+        rows = np.flatnonzero(mine & (blocks.state != INACTIVE))
+        if len(rows) and len(final):
+            at = np.minimum(np.searchsorted(blocks.address[rows], final["ptr"]), len(rows) - 1)
+            same = blocks.address[rows][at] == final["ptr"]
+            births, stacks = final["alloc_event"][same], blocks.stack[rows][at[same]]
+            unknown = out[births] == NO_STACK
+            out[births[unknown]] = stacks[unknown]
+        return out
 
     @property
     def keyframe_bytes(self) -> int:

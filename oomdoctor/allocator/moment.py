@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.allocator.fragmentation import Fragmentation, fragmentation, observed_sizes
-from oomdoctor.allocator.history import History, table_of
+from oomdoctor.allocator.fragmentation import Fragmentation, fragmentation
+from oomdoctor.allocator.history import History
 from oomdoctor.allocator.layout import Layout, layout_of
 from oomdoctor.snapshot.model import ACTIVE_PENDING_FREE, INACTIVE, STATES, UNKNOWN
-from oomdoctor.snapshot.stacks import NO_STACK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +128,7 @@ def moment_of(history: History, events: int) -> Moment:
     recording = history.recording
     layout = layout_of(history.heap_after(events))
     n = len(recording)
-    observed = observed_sizes(recording, history.settings, history.torch) if n else None
+    observed = history.observed if n else None
     born = np.where(layout.live, layout.blocks["alloc_event"], -1)
     birth = np.where(born < n, born, UNKNOWN)
     known = birth >= 0
@@ -150,28 +149,5 @@ def moment_of(history: History, events: int) -> Moment:
         birth=birth,
         age_events=age_events,
         age_us=age_us,
-        stack=_stacks(history, born),
+        stack=history.stack_of_birth[born],
     )
-
-
-def _stacks(history: History, born: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Where blocks were allocated, by their births; -1 for none."""
-    recording = history.recording
-    n = len(recording)
-    of_birth = np.full(max(history.births, n) + 1, NO_STACK, np.int32)
-    of_birth[:n] = recording.events.stack
-    # What is live at the end has its stack in the snapshot: blocks older than the trace, and all of them
-    # where stacks were kept for the state alone (context="state").
-    final = table_of(history.last)
-    final = final[(final["alloc_event"] >= 0) & ((final["allocated"] == 1) | (final["pending"] == 1))]
-    blocks = recording.snapshot.blocks
-    mine = recording.snapshot.segments.device[blocks.segment] == recording.device
-    rows = np.flatnonzero(mine & (blocks.state != INACTIVE))
-    if len(rows) and len(final):
-        at = np.minimum(np.searchsorted(blocks.address[rows], final["ptr"]), len(rows) - 1)
-        same = blocks.address[rows][at] == final["ptr"]
-        births, stacks = final["alloc_event"][same], blocks.stack[rows][at[same]]
-        unknown = of_birth[births] == NO_STACK
-        of_birth[births[unknown]] = stacks[unknown]
-    out: NDArray[np.int32] = np.where(born >= 0, of_birth[np.maximum(born, 0)], NO_STACK).astype(np.int32)
-    return out

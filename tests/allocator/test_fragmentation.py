@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oomdoctor.allocator.agreement import agrees_with_snapshot
-from oomdoctor.allocator.fragmentation import Measures, fragmentation, observed_sizes, usable
+from oomdoctor.allocator.fragmentation import Measures, fragmentation, usable
 from oomdoctor.allocator.heap_layout import copied
 from oomdoctor.allocator.history import History, history_of
 from oomdoctor.allocator.layout import layout_of
 from oomdoctor.allocator.moment import Moment, moment_of
+from oomdoctor.allocator.observed import observed_sizes
 from oomdoctor.allocator.requests import OP_EMPTY_CACHE
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.snapshot import snapshot_from_plain
