@@ -20,6 +20,7 @@ from oomdoctor.diagnosis.run_verdict import judge
 from oomdoctor.diagnosis.settings_lint import lint_settings
 from oomdoctor.diagnosis.state import DEFAULT_POOL
 from oomdoctor.errors import EmptyInput, InputError
+from oomdoctor.run.device_samples import samples_of
 from oomdoctor.run.documents import integer, mapping, number, objects, text, texts
 from oomdoctor.run.folder import Dump, Process, RunFolder
 from oomdoctor.snapshot import Snapshot, read_snapshot
@@ -515,28 +516,14 @@ def _nvml_sample(run: RunFolder, process: Process, dump: Dump, device: int) -> O
 
 
 def _sample_near(run: RunFolder, process: Process, entry: Json, when: Optional[float]) -> Optional[Json]:
-    uuid, index = text(entry, "uuid"), integer(entry, "nvml_index")
-    if when is None or (uuid is None and index is None):
+    if when is None:
         return None
     best: Optional[tuple[bool, float, Json]] = None
-    for launcher in run.launchers:
-        if text(launcher.document, "host") not in (None, process.host):
-            continue
-        for sample in launcher.nvml:
-            named = text(sample, "uuid")
-            same = _bare(named) == _bare(uuid) if named and uuid else integer(sample, "device") == index
-            taken = number(sample, "t")
-            if not same or taken is None:
-                continue
-            stranger = all(integer(p, "pid") != process.pid for p in objects(sample, "processes"))
-            if best is None or (stranger, abs(taken - when)) < best[:2]:
-                best = (stranger, abs(taken - when), sample)
+    for taken, sample in samples_of(run, process, entry):
+        stranger = all(integer(p, "pid") != process.pid for p in objects(sample, "processes"))
+        if best is None or (stranger, abs(taken - when)) < best[:2]:
+            best = (stranger, abs(taken - when), sample)
     return best[2] if best else None
-
-
-def _bare(uuid: Optional[str]) -> Optional[str]:
-    """torch leaves out the "GPU-" that NVML writes."""
-    return uuid.replace("GPU-", "").lower() if uuid else uuid
 
 
 def _about_history(snapshot: Snapshot, device: int, history: Json) -> list[Finding]:
