@@ -1,0 +1,206 @@
+"""The memory map as a figure: a bar a box, a trace a state or colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import numpy as np
+import plotly.graph_objects as go
+
+from oomdoctor.units import format_bytes
+from oomdoctor_dashboard.figures import theme as colours
+from oomdoctor_dashboard.segment_map import ALLOCATED, FREE, HOLE, PENDING, STATES, SegmentMap, bounds
+
+# What holes and whole free segments look like where the moment is dark or light.
+_STATE = {
+    ALLOCATED: (colours.ALLOCATED, colours.ALLOCATED),
+    PENDING: (colours.PENDING, colours.PENDING),
+    HOLE: (colours.HOLE, colours.HOLE),
+    FREE: ("#cbd5e0", "#4a5568"),
+}
+# Above so many lines the addresses at the left would run into one another.
+_MARGIN = {"l": 112, "r": 12, "t": 30, "b": 24}
+# A box narrower than this part of a line has no room for a border.
+_BORDERED = 1 / 240
+
+
+def segment_figure(
+    drawn: SegmentMap,
+    theme: str,
+    *,
+    kinds: Sequence[tuple[str, str]] = (("allocated", colours.ALLOCATED),),
+    selected: Optional[tuple[int, int]] = None,
+    touched: Optional[tuple[int, int]] = None,
+    hover: Optional[Sequence[str]] = None,
+) -> go.Figure:
+    """The figure of a map.
+
+    ``customdata`` of each bar is its box's number in ``drawn``.
+
+    Args:
+        theme: "light" or "dark".
+        kinds: name and colour of each ``drawn.kind`` of allocated boxes.
+        selected: address and bytes of what a person clicked; it gets a frame.
+        touched: address and bytes of what the last event was about; it gets a frame as well.
+        hover: a text for each box; None where texts come from elsewhere.
+    """
+    traces = []
+    for name, colour, boxes in _looks(drawn, theme, kinds):
+        traces.append(_bars(drawn, name, colour, boxes, theme, hover))
+    traces.append(_frames(_segment_parts(drawn), colours.faint(theme), 1, "segment"))
+    for where, colour, name in (
+        (touched, colours.MOMENT, "last event"),
+        (selected, colours.ink(theme), "selected"),
+    ):
+        parts = drawn.where(*where) if where and where[1] > 0 else []
+        if parts:
+            least = drawn.row_bytes / 400  # a frame that is narrower is not seen
+            parts = [(line, low, max(high, low + least)) for line, low, high in parts]
+            traces.append(_frames(parts, colour, 2.5, name))
+    # All at once: adding traces and layout one by one takes a multiple of the time.
+    return go.Figure(data=traces, layout=_layout(drawn, theme))
+
+
+def height_of(lines: int) -> int:
+    """Pixels that a map of so many lines takes."""
+    pitch = 22 if lines <= 24 else 17 if lines <= 45 else 13
+    return max(pitch * lines, 60) + int(_MARGIN["t"]) + int(_MARGIN["b"])
+
+
+def _looks(
+    drawn: SegmentMap, theme: str, kinds: Sequence[tuple[str, str]]
+) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
+    """Name, colour and boxes of each trace."""
+    out = []
+    for number, (name, colour) in enumerate(kinds):
+        boxes = np.flatnonzero((drawn.state == ALLOCATED) & (drawn.kind == number))
+        out.append((name, colour, boxes))
+    for state in (PENDING, HOLE, FREE):
+        colour = _STATE[state][theme == "dark"]
+        out.append((STATES[state], colour, np.flatnonzero(drawn.state == state)))
+    return out
+
+
+def _bars(
+    drawn: SegmentMap,
+    name: str,
+    colour: str,
+    boxes: np.ndarray[Any, Any],
+    theme: str,
+    hover: Optional[Sequence[str]],
+) -> go.Bar:
+    total = int(drawn.bytes[boxes].sum())
+    more: dict[str, Any] = {"hoverinfo": "none"}
+    if hover is not None:
+        more = {
+            "hovertext": [hover[i] for i in boxes.tolist()],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+        }
+    return go.Bar(
+        orientation="h",
+        name=f"{name} {format_bytes(total)}" if len(boxes) else f"{name} 0",
+        x=drawn.bytes[boxes].astype(np.float64),
+        base=drawn.start[boxes].astype(np.float64),
+        y=drawn.line[boxes].astype(np.int16),
+        width=0.78,
+        customdata=boxes.astype(np.int32),
+        marker={
+            "color": colour,
+            "line": {
+                "color": colours.paper(theme),
+                "width": (drawn.bytes[boxes] > drawn.row_bytes * _BORDERED).astype(np.uint8),
+            },
+        },
+        **more,
+    )
+
+
+def _segment_parts(drawn: SegmentMap) -> list[tuple[int, float, float]]:
+    _, sizes = bounds(drawn.moment.layout)
+    width = drawn.row_bytes
+    out: list[tuple[int, float, float]] = []
+    for place, size in zip(drawn.place.tolist(), sizes[drawn.segment].tolist()):
+        for line in range(place // width, (place + size - 1) // width + 1):
+            low = max(place - line * width, 0)
+            out.append((line, low, min(place + size - line * width, width)))
+    return out
+
+
+def _frames(parts: Sequence[tuple[int, float, float]], colour: str, thick: float, name: str) -> go.Scatter:
+    """Rectangles around stretches of lines, as one path."""
+    table = np.array(parts, np.float64).reshape(-1, 3)
+    line, low, high = table.T
+    top, bottom, gap = line - 0.45, line + 0.45, np.full(len(line), np.nan)
+    return go.Scatter(
+        x=np.stack([low, high, high, low, low, gap], 1).ravel(),
+        y=np.stack([top, top, bottom, bottom, top, gap], 1).ravel(),
+        mode="lines",
+        name=name,
+        line={"color": colour, "width": thick},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _layout(drawn: SegmentMap, theme: str) -> dict[str, Any]:
+    values, texts = colours.byte_ticks(drawn.row_bytes, 8)
+    lines, labels = _labels(drawn)
+    base = colours.layout(theme)
+    small = 10 if drawn.lines <= 45 else 8
+    return {
+        **base,
+        "barmode": "overlay",
+        "height": height_of(drawn.lines),
+        "margin": _MARGIN,
+        "hovermode": "closest",
+        "legend": {**base["legend"], "itemclick": False, "itemdoubleclick": False, "y": 1.0, "x": 0.0},
+        "xaxis": {
+            **base["xaxis"],
+            "range": [-drawn.row_bytes * 0.002, drawn.row_bytes * 1.004],
+            "tickvals": values,
+            "ticktext": texts,
+            "showgrid": False,
+            "fixedrange": False,
+        },
+        "yaxis": {
+            **base["yaxis"],
+            "range": [max(drawn.lines, 1) - 0.5, -0.5],
+            "tickvals": lines,
+            "ticktext": labels,
+            "tickfont": {"size": small, "color": colours.faint(theme), "family": "monospace"},
+            "showgrid": False,
+            "fixedrange": True,
+        },
+        "annotations": [
+            {
+                "x": 0,
+                "y": group.line,
+                "xanchor": "left",
+                "yanchor": "middle",
+                "showarrow": False,
+                "text": f"<b>{group.name}</b>  {_count(group.segments, 'segment')}, {format_bytes(group.bytes)}",
+                "font": {"size": 11, "color": colours.ink(theme)},
+            }
+            for group in drawn.groups
+        ],
+        # Another scale is another picture: what a person had zoomed into is gone.
+        "uirevision": f"{drawn.row_bytes}",
+    }
+
+
+def _labels(drawn: SegmentMap) -> tuple[list[int], list[str]]:
+    """At the left of each line the address of the first segment that begins there, else how far in it is."""
+    starts, sizes = bounds(drawn.moment.layout)
+    width = drawn.row_bytes
+    texts: dict[int, str] = {}
+    for place, row in zip(drawn.place.tolist(), drawn.segment.tolist()):
+        first, last = place // width, (place + int(sizes[row]) - 1) // width
+        texts.setdefault(first, f"{int(starts[row]):#x}")
+        for line in range(first + 1, last + 1):
+            texts.setdefault(line, f"+{format_bytes(line * width - place)}")
+    return list(texts), list(texts.values())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

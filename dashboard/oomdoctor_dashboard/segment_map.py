@@ -1,0 +1,344 @@
+"""The address space of a device at one moment, as boxes in rows: a memory map drawn to scale.
+
+Every row is equally many bytes wide. A segment longer than a row goes on in the next ones; several short ones
+share a row, in the order of their addresses, with a gap between them that means nothing. What lies below a
+pixel is joined per state, so that the bytes of each state stay what they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oomdoctor.allocator.layout import Layout
+from oomdoctor.allocator.moment import Moment
+from oomdoctor.snapshot.model import ACTIVE_ALLOCATED, INACTIVE
+
+MIB = 1 << 20
+
+STATES = ("allocated", "pending free", "inactive split", "free")
+"""What a box is: in use; freed, another stream is waited for; a hole: free in a segment with a live block;
+free in a segment without any."""
+ALLOCATED, PENDING, HOLE, FREE = range(4)
+
+# So many rows fill a laptop's screen twice.
+MOST_ROWS = 60
+# More boxes than these take a browser longer than a person waits while stepping.
+MOST_BOXES = 1600
+# A row on the screen; what is less than one of these wide cannot be seen.
+PIXELS = 1200
+# Between segments that share a row, in rows.
+_GAP = 1 / 250
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which segments to show.
+
+    Attributes:
+        pool: "large", "small", "private", or "" for all.
+        stream: rank of the stream; None for all.
+        only_holes: only those with free and live blocks.
+        segment: address of the only one to show; None for all.
+    """
+
+    pool: str = ""
+    stream: Optional[int] = None
+    only_holes: bool = False
+    segment: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Segments of one kind of pool, under a heading.
+
+    Attributes:
+        name: of the pool.
+        line: where its heading stands; its rows follow.
+        segments, bytes: how many, and how large together.
+    """
+
+    name: str
+    line: int
+    segments: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SegmentMap:
+    """Boxes in lines. A line is a row of memory or a heading, from 0 at the top.
+
+    Attributes:
+        moment: what is drawn.
+        row_bytes: of each line.
+        lines: how many.
+        groups: the headings.
+        segment: int64[s], the segments shown, as numbered in ``moment.layout``, in the order drawn.
+        place: int64[s], where each begins: ``line * row_bytes`` and bytes from there.
+        line, start, bytes: int64[k], of each box: its line, bytes from the left, its length.
+        state: uint8[k], index in :data:`STATES`.
+        kind: int64[k], what it was asked to be coloured by.
+        block: int64[k], row of the layout's blocks: the box's block, or the first of several.
+        count: int64[k], blocks (parts of blocks, where they go on in the next line) in the box.
+    """
+
+    moment: Moment
+    row_bytes: int
+    lines: int
+    groups: tuple[Group, ...]
+    segment: NDArray[np.int64]
+    place: NDArray[np.int64]
+    line: NDArray[np.int64]
+    start: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+    state: NDArray[np.uint8]
+    kind: NDArray[np.int64]
+    block: NDArray[np.int64]
+    count: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def where(self, address: int, size: int) -> list[tuple[int, int, int]]:
+        """Line, start and end of each part of a stretch of memory; none where it is not shown."""
+        starts, sizes = bounds(self.moment.layout)
+        at = int(np.searchsorted(starts, address, side="right")) - 1
+        if at < 0 or address >= starts[at] + sizes[at]:
+            return []
+        drawn = np.flatnonzero(self.segment == at)
+        if not len(drawn):
+            return []
+        low = int(self.place[drawn[0]] + address - starts[at])
+        high = min(low + size, int(self.place[drawn[0]] + sizes[at]))
+        width = self.row_bytes
+        return [
+            (line, max(low - line * width, 0), min(high - line * width, width))
+            for line in range(low // width, (high - 1) // width + 1)
+        ]
+
+
+def bounds(layout: Layout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Addresses and sizes of the segments."""
+    starts: NDArray[np.int64] = layout.blocks["ptr"][layout.first_block[:-1]]
+    return starts, layout.per_segment(layout.blocks["size"])
+
+
+def state_of(layout: Layout) -> NDArray[np.uint8]:
+    """uint8[m]: for each block the index in :data:`STATES`."""
+    out = np.where(layout.in_hole, HOLE, FREE).astype(np.uint8)
+    live = layout.state != INACTIVE
+    out[live] = np.where(layout.state[live] == ACTIVE_ALLOCATED, ALLOCATED, PENDING)
+    return out
+
+
+def pool_of(layout: Layout) -> NDArray[np.int64]:
+    """int64[s]: of each segment 0 for the large pool, 1 for the small one, 1 + p for private pool p."""
+    firsts = layout.first_block[:-1]
+    private = layout.private_pool[firsts].astype(np.int64)
+    return np.where(private > 0, 1 + private, layout.is_small[firsts].astype(np.int64))
+
+
+def chosen(layout: Layout, only: Filter) -> NDArray[np.int64]:
+    """The segments that a filter lets through, by pool and then by address."""
+    firsts = layout.first_block[:-1]
+    pool = pool_of(layout)
+    mask = np.ones(layout.segments, np.bool_)
+    if only.pool:
+        kind = {"large": pool == 0, "small": pool == 1, "private": pool > 1}
+        mask &= kind.get(only.pool, mask)
+    if only.stream is not None:
+        mask &= layout.blocks["stream"][firsts] == only.stream
+    if only.only_holes:
+        mask &= layout.per_segment(layout.in_hole.astype(np.int64)) > 0
+    if only.segment is not None:
+        mask &= layout.blocks["ptr"][firsts] == only.segment
+    rows = np.flatnonzero(mask)
+    return rows[np.argsort(pool[rows], kind="stable")]
+
+
+def row_bytes_for(layout: Layout, only: Filter, most_rows: int = MOST_ROWS) -> int:
+    """The shortest round row in which the chosen segments take at most so many."""
+    rows = chosen(layout, only)
+    if not len(rows):
+        return 2 * MIB
+    _, sizes = bounds(layout)
+    pool = pool_of(layout)[rows]
+    largest = int(sizes[rows].max())
+    if only.segment is not None:
+        return _round(-(-largest // 12), 4096)
+    # A small segment is 2 MiB, and most large ones are 20: no row need be shorter.
+    width = _round(max(2 * MIB, min(largest, 20 * MIB), int(sizes[rows].sum()) // most_rows), MIB)
+    while _packed(sizes[rows], pool, width)[1] > most_rows:
+        width = _round(width + 1, MIB)
+    return width
+
+
+def _round(size: int, least: int) -> int:
+    """The next 2^k or 3 × 2^k of units."""
+    unit = least
+    while unit < size:
+        if unit * 3 // 2 >= size and unit > least:
+            return unit * 3 // 2
+        unit *= 2
+    return unit
+
+
+def _packed(
+    sizes: NDArray[np.int64], pool: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], int, list[tuple[int, int, int, int]]]:
+    """Where segments begin (see ``SegmentMap.place``), lines, and per pool: line, first and last, number."""
+    place = np.zeros(len(sizes), np.int64)
+    gap = max(int(width * _GAP), 1)
+    line, left = -1, 0
+    groups: list[tuple[int, int, int, int]] = []
+    for i, (size, number) in enumerate(zip(sizes.tolist(), pool.tolist())):
+        if not groups or groups[-1][3] != number:
+            line, left = line + 1, width  # its heading; the first segment begins a line
+            groups.append((line, i, i, number))
+        groups[-1] = (*groups[-1][:2], i + 1, number)
+        if left + size > width:
+            line, left = line + 1, 0
+        place[i] = line * width + left
+        line += (left + size - 1) // width
+        left = (left + size - 1) % width + 1 + gap
+    return place, line + 1, groups
+
+
+def segment_map(
+    moment: Moment,
+    only: Optional[Filter] = None,
+    *,
+    kind: Optional[NDArray[np.int64]] = None,
+    row_bytes: Optional[int] = None,
+    most_boxes: int = MOST_BOXES,
+) -> SegmentMap:
+    """Lay a moment out.
+
+    Args:
+        only: which segments; all by default.
+        kind: int64[m], what live blocks are told apart by beside their state, from 0.
+        row_bytes: of each line; as many as fit by default. A longer row is taken where it needs more than
+            twice :data:`MOST_ROWS` lines.
+        most_boxes: more are joined, beyond what is below a pixel.
+    """
+    only = only or Filter()
+    layout = moment.layout
+    rows = chosen(layout, only)
+    starts, sizes = bounds(layout)
+    pool = pool_of(layout)[rows]
+    width = row_bytes or row_bytes_for(layout, only)
+    place, lines, groups = _packed(sizes[rows], pool, width)
+    while lines > 2 * MOST_ROWS and only.segment is None:
+        width = _round(width + 1, MIB)
+        place, lines, groups = _packed(sizes[rows], pool, width)
+    counts = layout.first_block[rows + 1] - layout.first_block[rows]
+    home = np.repeat(np.arange(len(rows)), counts)
+    within = np.arange(len(home)) - np.repeat(np.cumsum(counts) - counts, counts)
+    block = layout.first_block[rows][home] + within
+    low = place[home] + layout.blocks["ptr"][block] - starts[rows][home]
+    state = state_of(layout)[block]
+    kinds = np.zeros(len(block), np.int64) if kind is None else np.where(state <= PENDING, kind[block], 0)
+    boxes = _boxes(low, layout.blocks["size"][block], width, home, state, kinds, block, most_boxes)
+    names = {0: "large pool", 1: "small pool"}
+    ids = moment.history.recording.pools
+    return SegmentMap(
+        moment=moment,
+        row_bytes=width,
+        lines=lines,
+        groups=tuple(
+            Group(
+                names.get(number) or private_name(ids, number - 1),
+                line,
+                after - first,
+                int(sizes[rows[first:after]].sum()),
+            )
+            for line, first, after, number in groups
+        ),
+        segment=rows,
+        place=place,
+        **boxes,
+    )
+
+
+def private_name(ids: tuple[tuple[int, int], ...], number: int) -> str:
+    """What a private pool is called; one that the recording does not name has no id."""
+    return f"private pool {ids[number - 1]}" if number <= len(ids) else "private pool, unnamed"
+
+
+def _boxes(
+    low: NDArray[np.int64],
+    size: NDArray[np.int64],
+    width: int,
+    segment: NDArray[np.int64],
+    state: NDArray[np.uint8],
+    kind: NDArray[np.int64],
+    block: NDArray[np.int64],
+    most: int,
+) -> dict[str, NDArray[np.int64]]:
+    """Blocks cut where lines end, and what is too short to see joined; columns of a :class:`SegmentMap`."""
+    first = low // width
+    cuts = (low + size - 1) // width - first + 1
+    of = np.repeat(np.arange(len(low)), cuts)
+    line = first[of] + np.arange(len(of)) - np.repeat(np.cumsum(cuts) - cuts, cuts)
+    left = np.maximum(low[of] - line * width, 0)
+    length = np.minimum((low + size)[of] - line * width, width) - left
+    # The state and what it is coloured by as one number.
+    look = kind[of] * len(STATES) + state[of]
+    shortest = max(width // PIXELS, 1)
+    while True:
+        short = length < shortest
+        joined = _joined(line[short], left[short], length[short], segment[of][short], look[short], shortest)
+        if int((~short).sum()) + len(joined[0]) <= most or shortest >= width:
+            break
+        shortest *= 2
+    at = np.flatnonzero(short)[joined[4]]
+    long = np.flatnonzero(~short)
+    looks = np.concatenate([look[long], joined[3]])
+    return {
+        "line": np.concatenate([line[long], joined[0]]),
+        "start": np.concatenate([left[long], joined[1]]),
+        "bytes": np.concatenate([length[long], joined[2]]),
+        "state": (looks % len(STATES)).astype(np.uint8),
+        "kind": looks // len(STATES),
+        "block": block[of[np.concatenate([long, at])]],
+        "count": np.concatenate([np.ones(len(long), np.int64), joined[5]]),
+    }
+
+
+def _joined(
+    line: NDArray[np.int64],
+    left: NDArray[np.int64],
+    length: NDArray[np.int64],
+    segment: NDArray[np.int64],
+    look: NDArray[np.int64],
+    cell: int,
+) -> tuple[NDArray[np.int64], ...]:
+    """Short pieces that begin in the same cell of a line, joined by look, side by side.
+
+    All that begin in one cell lie there without a gap: what is longer than a cell ends in another.
+
+    Returns:
+        line, start, length, look, the first of the pieces, and how many.
+    """
+    if not len(line):
+        empty = np.empty(0, np.int64)
+        return (empty,) * 6
+    new = np.ones(len(line), np.bool_)
+    for column in (line, segment, left // cell):
+        new[1:] &= column[1:] == column[:-1]
+    new[0] = False
+    run = np.cumsum(~new) - 1
+    looks = int(look.max()) + 1
+    key, first, inverse, count = np.unique(
+        run * looks + look, return_index=True, return_inverse=True, return_counts=True
+    )
+    total = np.zeros(len(key), np.int64)
+    np.add.at(total, inverse.reshape(-1), length)
+    of_run = key // looks
+    begins = np.flatnonzero(~new)
+    before = np.cumsum(total) - total
+    start = left[begins][of_run] + before - before[np.searchsorted(of_run, of_run)]
+    return line[begins][of_run], start, total, key % looks, first, count
