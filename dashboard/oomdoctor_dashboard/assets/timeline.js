@@ -1,0 +1,64 @@
+/* The timeline's way from a click to the view that is wanted: without a server, so that nothing else that was
+   wanted meanwhile is lost. */
+window.dash_clientside = window.dash_clientside || {};
+window.dash_clientside.oomdoctor_timeline = {
+  /* The switches show what the view says. */
+  controls: function (view) {
+    const mode = view && view.options && view.options.timeline && view.options.timeline.mode;
+    return [mode || "lines", (view && view.axis) || "events"];
+  },
+
+  chosen: function (mode, axis, view) {
+    const none = window.dash_clientside.no_update;
+    if (!view) {
+      return none;
+    }
+    const before = window.dash_clientside.oomdoctor_timeline.controls(view);
+    if (before[0] === mode && before[1] === axis) {
+      return none;
+    }
+    const options = Object.assign({}, view.options);
+    options.timeline = Object.assign({}, options.timeline, { mode: mode });
+    if (mode === "lines") {
+      delete options.timeline.mode;
+    }
+    return Object.assign({}, view, { axis: axis, options: options });
+  },
+
+  /* The window that the server made of what was zoomed to. */
+  zoomed: function (asked, view) {
+    const none = window.dash_clientside.no_update;
+    if (!asked || !view || asked.item !== view.item || asked.device !== view.device) {
+      return none;
+    }
+    if (asked.low === view.low && asked.high === view.high) {
+      return none;
+    }
+    return Object.assign({}, view, { low: asked.low, high: asked.high });
+  },
+
+  clicked: function (click, view, drawn) {
+    const point = click && click.points && click.points.find((one) => Array.isArray(one.customdata));
+    return window.dash_clientside.oomdoctor_timeline.moved(point && point.customdata[0], view, drawn);
+  },
+
+  peak: function (clicks, view, drawn) {
+    return window.dash_clientside.oomdoctor_timeline.moved(clicks && drawn && drawn.peak, view, drawn);
+  },
+
+  moved: function (event, view, drawn) {
+    const none = window.dash_clientside.no_update;
+    if (!Number.isInteger(event) || !view || !drawn) {
+      return none;
+    }
+    if (drawn.key[0] !== view.item || drawn.key[1] !== view.device || event === view.event) {
+      return none;
+    }
+    return Object.assign({}, view, { event: event });
+  },
+
+  all: function (clicks, view) {
+    const none = window.dash_clientside.no_update;
+    return clicks && view ? Object.assign({}, view, { low: null, high: null }) : none;
+  },
+};
