@@ -1,0 +1,812 @@
+"""What if: other settings and another capacity on the same requests, and a search for the best."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any, Optional
+
+import dash
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import Input, Output, Patch, State, dcc, html, no_update
+
+from oomdoctor.advice.shortfall import Shortfall
+from oomdoctor.allocator.release_bounds import named
+from oomdoctor.errors import OomdoctorError
+from oomdoctor.reporters.parts import place_lines, size_text
+from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
+from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.figures import whatif as figures
+from oomdoctor_dashboard.jobs import Job
+from oomdoctor_dashboard.library import Item, Library, Loaded
+from oomdoctor_dashboard.view import changed, options_of, with_options
+from oomdoctor_dashboard.whatif_form import EXPANDABLE, KEYS, NUMBERS, RELEASES, ROUNDUP, Wanted
+
+ID, TITLE = "whatif", "What if"
+
+_POINTS = 2000
+_AT_ONCE = 0.15  # seconds that a page waits for an answer before it says that it is being worked on
+_POLL_MS = 300
+_KEPT = 6  # answers and searches; an answer takes 24 bytes for each request of the recording
+_HOLDERS = 6
+_HIDDEN, _SHOWN = {"display": "none"}, {"display": "block"}
+# Fields that are options of their own; the others are parts of the settings text.
+_OWN = ("conf", "capacity", "torch", "fraction")
+_HELP = """\
+The same requests, frees and empty_cache() of the program are replayed under other settings; segments, splits,
+merges and retries are then the allocator's. Change a field or the text, which is what one would put into
+PYTORCH_CUDA_ALLOC_CONF. Solid lines are reserved memory, dotted ones allocated; grey is the recording, blue
+the replay. A replay ends where it runs out of memory. The search tries settings that differ in what they do
+to the sizes in this recording, and looks for the least memory that the best of them survive with. A row or a
+point puts its setting into the form.
+"""
+_COLUMNS = [
+    {"field": "best", "headerName": "", "width": 44, "sortable": False, "resizable": False,
+     "valueFormatter": {"function": "params.value ? '→' : ''"}, "cellClass": "od-whatif-best"},
+    {"field": "setting", "headerName": "Setting", "flex": 1, "minWidth": 230, "tooltipField": "setting"},
+    {"field": "survives", "headerName": "Survives", "width": 122},
+    {"field": "everywhere", "headerName": "All survive", "width": 110},
+    {"field": "reserved", "headerName": "Reserved", "width": 108, "type": "rightAligned",
+     "valueFormatter": {"function": "params.data.reserved_text"},
+     "headerTooltip": "The most that is reserved"},
+    {"field": "retries", "headerName": "Retries", "width": 90, "type": "rightAligned"},
+    {"field": "needs", "headerName": "Needs", "width": 104, "type": "rightAligned",
+     "valueFormatter": {"function": "params.data.needs_text"},
+     "headerTooltip": "The least memory for PyTorch that these requests survive with; looked for where it matters"},
+    {"field": "basis", "headerName": "Basis", "width": 96},
+]  # fmt: skip
+
+
+# ---- layout ----
+
+
+def layout() -> Any:
+    return html.Div(
+        [
+            dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
+            dcc.Interval(id=f"{ID}-advice-poll", interval=_POLL_MS, disabled=True),
+            dcc.Store(id=f"{ID}-drawn"),
+            dcc.Store(id=f"{ID}-advice-drawn"),
+            html.Div(id=f"{ID}-nothing"),
+            html.Div(
+                id=f"{ID}-page",
+                children=[
+                    dmc.Grid(
+                        [
+                            dmc.GridCol(_form(), span=4),
+                            dmc.GridCol(_result(), span=8),
+                        ],
+                        gutter="md",
+                    ),
+                    dmc.Divider(my="md"),
+                    _advice(),
+                ],
+            ),
+        ]
+    )
+
+
+def _form() -> Any:
+    small: dict[str, Any] = {"size": "xs"}
+    number: dict[str, Any] = {**small, "debounce": 700, "min": 0, "allowNegative": False}
+    fields = {
+        "max_split_size_mb": dmc.NumberInput(
+            id=f"{ID}-max_split_size_mb", label="max_split_size_mb", placeholder="unlimited",
+            step=32, allowDecimal=False, **number,
+        ),
+        ROUNDUP: dmc.Autocomplete(
+            id=f"{ID}-{ROUNDUP}", label=ROUNDUP, placeholder="none", debounce=True,
+            data=["1", "2", "4", "8", "16", "[256:1,512:2,1024:4,>:8]", "[1:8,16:4,64:2,>:1]"], **small,
+        ),
+        "garbage_collection_threshold": dmc.NumberInput(
+            id=f"{ID}-garbage_collection_threshold", label="garbage_collection_threshold", placeholder="off",
+            step=0.1, **number,
+        ),
+        "large_segment_size_mb": dmc.NumberInput(
+            id=f"{ID}-large_segment_size_mb", label="large_segment_size_mb", placeholder="20",
+            step=4, allowDecimal=False, **number,
+        ),
+        "max_non_split_rounding_mb": dmc.NumberInput(
+            id=f"{ID}-max_non_split_rounding_mb", label="max_non_split_rounding_mb", placeholder="20",
+            step=4, allowDecimal=False, **number,
+        ),
+        EXPANDABLE: dmc.Switch(id=f"{ID}-{EXPANDABLE}", label=EXPANDABLE, size="sm", pt=26),
+    }  # fmt: skip
+    return html.Div(
+        [
+            dmc.Group(
+                [
+                    dmc.Text("Settings and capacity", fw=600),
+                    dmc.Group(
+                        [
+                            dmc.Popover(
+                                [
+                                    dmc.PopoverTarget(
+                                        dmc.Button("How to read this", variant="subtle", size="compact-xs")
+                                    ),
+                                    dmc.PopoverDropdown(dmc.Text(_HELP, size="sm", className="od-help")),
+                                ],
+                                width=460,
+                            ),
+                            dmc.Button(
+                                "As recorded", id=f"{ID}-reset", variant="default", size="compact-xs"
+                            ),
+                        ],
+                        gap="xs",
+                    ),
+                ],
+                justify="space-between",
+            ),
+            dmc.TextInput(
+                id=f"{ID}-conf",
+                label="PYTORCH_CUDA_ALLOC_CONF",
+                placeholder="the defaults",
+                debounce=True,
+                spellCheck=False,
+                className="od-mono",
+                **small,
+            ),
+            dmc.SimpleGrid(
+                [html.Div(one, id=f"{ID}-{key}-field") for key, one in fields.items()],
+                cols=2, spacing="sm", verticalSpacing=4, mt=6,
+            ),
+            dmc.Divider(my="xs"),
+            dmc.SimpleGrid(
+                [
+                    dmc.TextInput(
+                        id=f"{ID}-capacity", label="Capacity for PyTorch", debounce=True, spellCheck=False,
+                        **small,
+                    ),
+                    dmc.NumberInput(
+                        id=f"{ID}-fraction", label="Memory fraction", step=0.05, max=1, **number
+                    ),
+                    dmc.Select(
+                        id=f"{ID}-torch", label="Rules of torch", clearable=True, searchable=True,
+                        data=[named(release) for release in reversed(RELEASES)], **small,
+                    ),
+                ],
+                cols=3, spacing="sm",
+            ),
+            html.Div(id=f"{ID}-warnings"),
+        ]
+    )  # fmt: skip
+
+
+def _result() -> Any:
+    return html.Div(
+        [
+            dmc.Group(
+                [
+                    dmc.Text("As recorded", id=f"{ID}-headline", fw=600),
+                    html.Div(
+                        dmc.Group(
+                            [
+                                dmc.Loader(size="xs"),
+                                dmc.Text("", id=f"{ID}-running-text", size="sm"),
+                                dmc.Button("Cancel", id=f"{ID}-cancel", variant="default", size="compact-xs"),
+                            ],
+                            gap="xs",
+                        ),
+                        id=f"{ID}-running",
+                        style=_HIDDEN,
+                    ),
+                    dmc.Button(
+                        "Replay again", id=f"{ID}-again", variant="light", size="compact-xs", style=_HIDDEN
+                    ),
+                ],
+                gap="sm",
+                h=24,
+            ),
+            html.Div(id=f"{ID}-problem"),
+            dcc.Graph(
+                id=f"{ID}-graph",
+                style={"height": "300px"},
+                config={"displaylogo": False, "scrollZoom": False, "responsive": True},
+            ),
+            dmc.Grid(
+                [
+                    dmc.GridCol(html.Div(id=f"{ID}-figures"), span=5),
+                    dmc.GridCol(html.Div(id=f"{ID}-words"), span=7),
+                ]
+            ),
+        ]
+    )
+
+
+def _advice() -> Any:
+    return html.Div(
+        [
+            dmc.Group(
+                [
+                    dmc.Text("Which settings would have helped", fw=600),
+                    dmc.Button("Search settings", id=f"{ID}-search", size="xs"),
+                    html.Div(
+                        dmc.Switch(
+                            id=f"{ID}-everywhere", label="all ranks and devices of the run", size="sm"
+                        ),
+                        id=f"{ID}-everywhere-field",
+                    ),
+                    html.Div(
+                        dmc.Group(
+                            [
+                                dmc.Progress(id=f"{ID}-advice-progress", value=0, w=220, animated=True),
+                                dmc.Text("", id=f"{ID}-advice-running-text", size="sm"),
+                                dmc.Button(
+                                    "Cancel", id=f"{ID}-advice-cancel", variant="default", size="compact-xs"
+                                ),
+                            ],
+                            gap="xs",
+                        ),
+                        id=f"{ID}-advice-running",
+                        style=_HIDDEN,
+                    ),
+                ]
+            ),
+            html.Div(id=f"{ID}-advice-problem"),
+            html.Div(
+                id=f"{ID}-advice",
+                style=_HIDDEN,
+                children=[
+                    html.Div(id=f"{ID}-conclusion"),
+                    dmc.Grid(
+                        [
+                            dmc.GridCol(
+                                [
+                                    dag.AgGrid(
+                                        id=f"{ID}-table",
+                                        columnDefs=_COLUMNS,
+                                        rowData=[],
+                                        getRowId="params.data.id",
+                                        defaultColDef={"sortable": True, "resizable": True},
+                                        dashGridOptions={
+                                            "suppressCellFocus": True,
+                                            "rowHeight": 30,
+                                            "headerHeight": 34,
+                                            "tooltipShowDelay": 300,
+                                        },
+                                        csvExportParams={"fileName": "oomdoctor-settings.csv"},
+                                        style={"height": "340px"},
+                                    ),
+                                    dmc.Group(
+                                        [
+                                            dmc.Text(
+                                                "Click a row to replay it. Needs: the least memory for PyTorch"
+                                                " that these requests survive with.",
+                                                size="xs",
+                                                c="dimmed",
+                                            ),
+                                            dmc.Button(
+                                                "CSV", id=f"{ID}-csv", variant="subtle", size="compact-xs"
+                                            ),
+                                        ],
+                                        justify="space-between",
+                                        mt=4,
+                                    ),
+                                ],
+                                span=7,
+                            ),
+                            dmc.GridCol(
+                                dcc.Graph(
+                                    id=f"{ID}-trade-off",
+                                    style={"height": "360px"},
+                                    config={"displaylogo": False, "responsive": True},
+                                ),
+                                span=5,
+                            ),
+                        ],
+                        mt="xs",
+                    ),
+                    html.Div(id=f"{ID}-advice-words"),
+                ],
+            ),
+        ]
+    )
+
+
+# ---- callbacks ----
+
+
+class _Kept:
+    """Keys of jobs whose results are kept, the last used last."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._keys: OrderedDict[Any, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def start(self, key: Any, title: str, work: Any, *, again: bool) -> Job:
+        """The job of a key. One that failed or was stopped begins again only if that is asked for."""
+        jobs = self._library.jobs
+        job = jobs.get(key)
+        if job is None or again:
+            job = jobs.start(key, title, work)
+        with self._lock:
+            self._keys[key] = None
+            self._keys.move_to_end(key)
+            for old in list(self._keys)[:-_KEPT]:
+                known = jobs.get(old)
+                if known is None or known.state != "running":
+                    jobs.forget(old)
+                    del self._keys[old]
+        return job
+
+
+def register(app: dash.Dash, library: Library) -> None:
+    kept = _Kept(library)
+    _register_form(app, library)
+    _register_replay(app, library, kept)
+    _register_advice(app, library, kept)
+
+
+def _current(shown: Any, library: Library) -> Optional[Loaded]:
+    """What is shown, where this page is open."""
+    if not shown or shown["tab"] != ID or not shown["item"]:
+        return None
+    return library.loaded(shown["item"], shown["device"])
+
+
+def _register_form(app: dash.Dash, library: Library) -> None:
+    fields = (*_OWN, *KEYS)
+    prop = {key: "checked" if key == EXPANDABLE else "value" for key in fields}
+
+    @app.callback(
+        output={
+            "values": {key: Output(f"{ID}-{key}", prop[key]) for key in fields},
+            "errors": {key: Output(f"{ID}-{key}", "error") for key in fields},
+            "styles": {key: Output(f"{ID}-{key}-field", "style") for key in KEYS},
+            "placeholders": {
+                key: Output(f"{ID}-{key}", "placeholder") for key in ("capacity", "torch", "fraction")
+            },
+            "warnings": Output(f"{ID}-warnings", "children"),
+            "nothing": Output(f"{ID}-nothing", "children"),
+            "page": Output(f"{ID}-page", "style"),
+        },
+        inputs={"shown": Input(ids.SHOWN, "data")},
+        state={"there": {key: State(f"{ID}-{key}", prop[key]) for key in fields}},
+    )
+    def fill(shown: Any, there: dict[str, Any]) -> Any:
+        loaded = _current(shown, library)
+        if loaded is None:
+            return dash.no_update
+        if not loaded.device.has_events:
+            return {**_same(fields), "nothing": _no_history(), "page": _HIDDEN}
+        options = options_of(shown, ID)
+        form = whatif_form.wanted(loaded.device, options)
+        values = {
+            "conf": form.text,
+            "capacity": options.get("capacity", ""),
+            "torch": options.get("torch"),
+            "fraction": whatif_form.field_value(f"f:{options.get('fraction', '')}", "f"),
+            **{key: whatif_form.field_value(form.text, key) for key in KEYS},
+        }
+        recorded = loaded.device.memory_fraction
+        return {
+            "values": {key: no_update if there[key] == values[key] else values[key] for key in fields},
+            "errors": {key: form.errors.get(key) for key in fields},
+            "styles": {key: {} if form.knows(key) else _HIDDEN for key in KEYS},
+            "placeholders": {
+                "capacity": whatif_form.capacity_words(form.capacity),
+                "torch": f"{named(loaded.history.torch)}, as recorded",
+                "fraction": "none" if recorded is None else f"{recorded:g}, as recorded",
+            },
+            "warnings": [dmc.Text(one, size="xs", c="orange", mt=4) for one in form.warnings],
+            "nothing": None,
+            "page": _SHOWN,
+        }
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        inputs={
+            "given": {key: Input(f"{ID}-{key}", prop[key]) for key in fields},
+            "_": Input(f"{ID}-reset", "n_clicks"),
+            "view": State(ids.VIEW, "data"),
+            "shown": State(ids.SHOWN, "data"),
+        },
+        prevent_initial_call=True,
+    )
+    def take(given: dict[str, Any], _: Any, view: Any, shown: Any) -> Any:
+        loaded = _current(shown, library)
+        if loaded is None or not view or view["tab"] != ID:
+            return no_update
+        triggered = {
+            str(one).rpartition(".")[0].removeprefix(f"{ID}-") for one in dash.ctx.triggered_prop_ids
+        }
+        if "reset" in triggered:
+            return with_options(view, ID, **dict.fromkeys(_OWN))
+        options = options_of(view, ID)
+        new = whatif_form.taken(
+            options, {key: given[key] for key in fields if key in triggered}, loaded.history.settings.text
+        )
+        return no_update if new == options else with_options(view, ID, **{**dict.fromkeys(_OWN), **new})
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-table", "cellClicked"),
+        Input(f"{ID}-trade-off", "clickData"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def choose(cell: Any, point: Any, view: Any) -> Any:
+        if dash.ctx.triggered_id == f"{ID}-table":
+            row = (cell or {}).get("rowId")
+        else:
+            row = ((point or {}).get("points") or [{}])[0].get("customdata")
+        if not row or not view:
+            return no_update
+        return with_options(view, ID, conf=whatif_advice.conf_of_row(str(row)))
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-everywhere", "checked"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def widen(checked: bool, view: Any) -> Any:
+        if not view or bool(options_of(view, ID).get("all")) == bool(checked):
+            return no_update
+        return with_options(view, ID, all=1 if checked else None)
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-graph", "clickData"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def go_to(click: Any, view: Any) -> Any:
+        points = (click or {}).get("points") or []
+        if not points or not view:
+            return no_update
+        return changed(view, event=max(int(points[0]["x"]), 0))
+
+    @app.callback(
+        Output(f"{ID}-table", "exportDataAsCsv"),
+        Input(f"{ID}-csv", "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def save(_: Any) -> bool:
+        return True
+
+
+def _same(fields: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "values": dict.fromkeys(fields, no_update),
+        "errors": dict.fromkeys(fields, no_update),
+        "styles": dict.fromkeys(KEYS, no_update),
+        "placeholders": dict.fromkeys(("capacity", "torch", "fraction"), no_update),
+        "warnings": no_update,
+    }
+
+
+def _no_history() -> Any:
+    return alert(
+        "There is nothing to replay",
+        "No history was recorded for this device: its final state is all there is. Record the program with"
+        " oomdoctor trace -- COMMAND.",
+        colour="blue",
+    )
+
+
+def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
+    @app.callback(
+        output={
+            "graph": Output(f"{ID}-graph", "figure"),
+            "headline": Output(f"{ID}-headline", "children"),
+            "figures": Output(f"{ID}-figures", "children"),
+            "words": Output(f"{ID}-words", "children"),
+            "problem": Output(f"{ID}-problem", "children"),
+            "running": Output(f"{ID}-running", "style"),
+            "text": Output(f"{ID}-running-text", "children"),
+            "again": Output(f"{ID}-again", "style"),
+            "poll": Output(f"{ID}-poll", "disabled"),
+            "drawn": Output(f"{ID}-drawn", "data"),
+        },
+        inputs={
+            "shown": Input(ids.SHOWN, "data"),
+            "_": Input(f"{ID}-poll", "n_intervals"),
+            "_cancel": Input(f"{ID}-cancel", "n_clicks"),
+            "_again": Input(f"{ID}-again", "n_clicks"),
+            "drawn": State(f"{ID}-drawn", "data"),
+        },
+    )
+    def show(shown: Any, _: Any, _cancel: Any, _again: Any, drawn: Any) -> Any:
+        loaded = _current(shown, library)
+        if loaded is None or not loaded.device.has_events:
+            return no_update
+        form = whatif_form.wanted(loaded.device, options_of(shown, ID))
+        out: dict[str, Any] = {
+            "graph": no_update, "headline": no_update, "figures": no_update, "words": no_update,
+            "problem": None, "running": _HIDDEN, "text": "", "again": _HIDDEN, "poll": True,
+            "drawn": no_update,
+        }  # fmt: skip
+        if form.asked is None:
+            return {**out, "problem": _rejected(form)}
+        asked = form.asked
+        key = (ID, shown["item"], shown["device"], asked)
+        job = kept.start(
+            key,
+            f"Replaying {loaded.events:,} events",
+            lambda job: whatif_data.answer(loaded, asked),
+            again=dash.ctx.triggered_id == f"{ID}-again",
+        )
+        if dash.ctx.triggered_id == f"{ID}-cancel":
+            job.cancel()
+        job.wait(_AT_ONCE)
+        if job.state == "running":
+            return {**out, "running": _SHOWN, "text": f"{job.title} … {job.seconds:.0f} s", "poll": False}
+        if job.state == "cancelled":
+            return {**out, "problem": alert("The replay was stopped", "", colour="gray"), "again": _SHOWN}
+        if job.error is not None:
+            return {**out, "problem": alert(job.error), "again": _SHOWN}
+        return {**out, **_answered(loaded, job.result, shown, form, [*map(str, key)], drawn)}
+
+
+def _rejected(form: Wanted) -> Any:
+    said = form.errors.get("conf") or next(iter(form.errors.values()))
+    title = f"torch {named(form.torch)} rejects these settings" if "conf" in form.errors else "Not understood"
+    return alert(title, said)
+
+
+def _answered(
+    loaded: Loaded, found: whatif_data.Answer, shown: Any, form: Wanted, key: list[str], drawn: Any
+) -> dict[str, Any]:
+    """What changes on the page with an answer."""
+    low = 0 if shown["low"] is None else int(shown["low"])
+    high = loaded.events if shown["high"] is None else min(int(shown["high"]), loaded.events)
+    event = loaded.event(shown["event"])
+    now = [*key, low, high, shown["theme"]]
+    if drawn == now:
+        patch = Patch()
+        patch["layout"]["shapes"][0] = figures.moment_shape(event)
+        return {"graph": patch}
+    recorded = loaded.made(f"{ID}-course", lambda one: whatif_data.recorded_course(one.history))
+    comparison = found.comparison
+    graph = figures.courses(
+        whatif_data.timeline(recorded, low, high, _POINTS),
+        None if found.course is None else whatif_data.timeline(found.course, low, high, _POINTS),
+        low=low,
+        high=high,
+        event=event,
+        limit=comparison.limit_bytes,
+        died=[("recorded", recorded.died), ("replayed", found.course.died if found.course else None)],
+        theme=shown["theme"],
+    )
+    headline, said, notes = whatif_data.sentences(comparison)
+    assert form.asked is not None
+    changes = form.asked.changes_something
+    path = loaded.item.group if loaded.item.is_upload else loaded.item.source.path
+    command = whatif_form.replay_command(path, loaded.device.device, form.asked)
+    return {
+        "graph": graph,
+        "headline": f"{'As asked' if changes else 'As recorded'}: {headline}",
+        "figures": _figures_table(comparison),
+        "words": [
+            dmc.Text(said, size="sm", mb=4) if said else None,
+            *(dmc.Text(note, size="xs", c="dimmed", mb=4) for note in notes),
+            _line("The same in a terminal", command),
+        ],
+        "drawn": now,
+    }
+
+
+def _figures_table(comparison: Any) -> Any:
+    found = whatif_data.rows(comparison)
+    heads = ["", "as recorded", "as asked"][: len(found[0])]
+    right = {"textAlign": "right"}
+    return dmc.Table(
+        [
+            dmc.TableThead(dmc.TableTr([dmc.TableTh(one, style=right if one else {}) for one in heads])),
+            dmc.TableTbody(
+                [
+                    dmc.TableTr([dmc.TableTd(name), *(dmc.TableTd(value, style=right) for value in values)])
+                    for name, *values in found
+                ]
+            ),
+        ],
+        id=f"{ID}-figures-table",
+        verticalSpacing=2,
+        fz="xs",
+        tabularNums=True,
+        withRowBorders=True,
+    )
+
+
+def _line(title: str, text: str, name: Optional[str] = None) -> Any:
+    """Something to paste."""
+    name = name or f"{ID}-{title.lower().replace(' ', '-')}"
+    return dmc.Group(
+        [
+            dmc.Text(title, size="xs", c="dimmed"),
+            dmc.Code(text, id=name, className="od-mono"),
+            dcc.Clipboard(content=text, title="Copy", className="od-share"),
+        ],
+        gap="xs",
+        mt=4,
+    )
+
+
+def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
+    @app.callback(
+        output={
+            "rows": Output(f"{ID}-table", "rowData"),
+            "columns": Output(f"{ID}-table", "columnDefs"),
+            "graph": Output(f"{ID}-trade-off", "figure"),
+            "conclusion": Output(f"{ID}-conclusion", "children"),
+            "words": Output(f"{ID}-advice-words", "children"),
+            "section": Output(f"{ID}-advice", "style"),
+            "problem": Output(f"{ID}-advice-problem", "children"),
+            "running": Output(f"{ID}-advice-running", "style"),
+            "text": Output(f"{ID}-advice-running-text", "children"),
+            "value": Output(f"{ID}-advice-progress", "value"),
+            "search": Output(f"{ID}-search", "disabled"),
+            "poll": Output(f"{ID}-advice-poll", "disabled"),
+            "everywhere": Output(f"{ID}-everywhere", "checked"),
+            "field": Output(f"{ID}-everywhere-field", "style"),
+            "drawn": Output(f"{ID}-advice-drawn", "data"),
+        },
+        inputs={
+            "shown": Input(ids.SHOWN, "data"),
+            "_": Input(f"{ID}-advice-poll", "n_intervals"),
+            "_search": Input(f"{ID}-search", "n_clicks"),
+            "_cancel": Input(f"{ID}-advice-cancel", "n_clicks"),
+            "drawn": State(f"{ID}-advice-drawn", "data"),
+        },
+    )
+    def show(shown: Any, _: Any, _search: Any, _cancel: Any, drawn: Any) -> Any:
+        loaded = _current(shown, library)
+        if loaded is None or not loaded.device.has_events:
+            return no_update
+        item, options = loaded.item, options_of(shown, ID)
+        everywhere = bool(options.get("all")) and item.run is not None
+        form = whatif_form.wanted(loaded.device, options)
+        out: dict[str, Any] = {
+            "rows": no_update, "columns": no_update, "graph": no_update, "conclusion": no_update,
+            "words": no_update, "section": _HIDDEN, "problem": None, "running": _HIDDEN, "text": "",
+            "value": 0, "search": False, "poll": True, "everywhere": everywhere,
+            "field": {} if item.run else _HIDDEN, "drawn": no_update,
+        }  # fmt: skip
+        if "capacity" in form.errors:
+            return {**out, "search": True}
+        capacity = form.asked.capacity if form.asked is not None and "capacity" in options else None
+        key = (ID, "search", item.key, None if everywhere else shown["device"], capacity)
+        job = library.jobs.get(key)
+        if dash.ctx.triggered_id == f"{ID}-search":
+            job = kept.start(
+                key,
+                "Searching",
+                lambda job: whatif_advice.search(
+                    library, item, shown["device"], everywhere=everywhere, capacity=capacity, job=job
+                ),
+                again=True,
+            )
+        if job is None:
+            return out
+        if dash.ctx.triggered_id == f"{ID}-advice-cancel":
+            job.cancel()
+        if dash.ctx.triggered_id == f"{ID}-search":
+            job.wait(_AT_ONCE)
+        if job.state == "running":
+            value = 100 * job.done / whatif_advice.WHOLE
+            text = f"{job.title} · {job.seconds:.0f} s"
+            return {**out, "running": _SHOWN, "text": text, "value": value, "search": True, "poll": False}
+        if job.state == "cancelled":
+            return {**out, "problem": alert("The search was stopped", "", colour="gray")}
+        if job.error is not None:
+            return {**out, "problem": alert(job.error)}
+        now = [*map(str, key), shown["device"], shown["theme"]]
+        if drawn == now:
+            return {**out, "section": _SHOWN}
+        return {
+            **out,
+            "section": _SHOWN,
+            "drawn": now,
+            **_advised(loaded, job.result, shown, everywhere, capacity),
+        }
+
+
+def _advised(
+    loaded: Loaded,
+    found: whatif_advice.Searched,
+    shown: Any,
+    everywhere: bool,
+    capacity: Optional[int],
+) -> dict[str, Any]:
+    number = found.which.get((loaded.item.source.path, loaded.device.device), 0)
+    one = found.document["devices"][number]
+    rows = whatif_advice.rows(found, number)
+    several = len(found.names) > 1
+    return {
+        "rows": rows,
+        "columns": [column for column in _COLUMNS if several or column["field"] != "everywhere"],
+        "graph": figures.trade_off(
+            rows, found.frontier, capacity=one["capacity_bytes"], theme=shown["theme"]
+        ),
+        "conclusion": _conclusion(loaded.item, loaded, found, number, everywhere, capacity),
+        "words": _advice_words(found, number),
+    }
+
+
+def _conclusion(
+    item: Item,
+    loaded: Loaded,
+    found: whatif_advice.Searched,
+    number: int,
+    everywhere: bool,
+    capacity: Optional[int],
+) -> Any:
+    one = found.document["devices"][number]
+    best = one["recommendation"]
+    path = item.group if item.is_upload else item.source.path
+    dump = None
+    if everywhere and item.run is not None:
+        path, dump = item.run, whatif_advice.dump_option(item)
+    prove = whatif_advice.advise_command(path, None if everywhere else loaded.device.device, capacity, dump)
+    parts: list[Any] = []
+    if best is None:
+        parts.append(dmc.Text(f"No setting to change: {one['why']}.", size="sm", mt="xs"))
+        parts.append(_holders(found.shortfalls[number]))
+    else:
+        parts.append(
+            dmc.Group(
+                [
+                    dmc.Text(f"Best: {best['why']}.", size="sm"),
+                    dmc.Badge(best["basis"], variant="light", size="sm"),
+                ],
+                gap="xs",
+                mt="xs",
+            )
+        )
+        parts.append(_line("Paste", best["line"], f"{ID}-line"))
+        parts.append(_line("To see that it helps", "oomdoctor trace -- COMMAND"))
+    parts.append(_line("The real allocator's word", prove, f"{ID}-prove"))
+    return parts
+
+
+def _holders(lack: Optional[Shortfall]) -> Any:
+    """What lived when memory ran out and no setting helps."""
+    if lack is None:
+        return None
+    said = f"{size_text(lack.live_bytes)} were live and {size_text(lack.requested_bytes)} wanted"
+    if lack.missing_bytes:
+        said += f", {size_text(lack.missing_bytes)} more than there are"
+    return html.Div(
+        [
+            dmc.Text(f"{said}. What lived, by where it was allocated (replayed):", size="sm"),
+            dmc.Table(
+                dmc.TableTbody(
+                    [
+                        dmc.TableTr(
+                            [
+                                dmc.TableTd(place_lines(holder.place, 90)[0], className="od-mono"),
+                                dmc.TableTd(size_text(holder.bytes), style={"textAlign": "right"}),
+                                dmc.TableTd(f"{holder.blocks:,} blocks", style={"textAlign": "right"}),
+                            ]
+                        )
+                        for holder in lack.holders[:_HOLDERS]
+                    ]
+                ),
+                verticalSpacing=2,
+                fz="xs",
+                w=860,
+            ),
+        ]
+    )
+
+
+def _advice_words(found: whatif_advice.Searched, number: int) -> Any:
+    document = found.document
+    said = [*document["problems"], *document["notes"], *document["devices"][number]["notes"]]
+    names = f"Over {len(found.names)} recordings: {'; '.join(found.names)}." if len(found.names) > 1 else ""
+    return [
+        dmc.Text(
+            [html.B("max_split_size_mb: "), whatif_advice.max_split_words(found, number)],
+            id=f"{ID}-max-split",
+            size="sm",
+            mt="xs",
+        ),
+        *(
+            dmc.Text(f"{one[:1].upper()}{one[1:].rstrip('.')}.", size="xs", c="dimmed", mt=4)
+            for one in [names, *dict.fromkeys(said)]
+            if one
+        ),
+    ]
