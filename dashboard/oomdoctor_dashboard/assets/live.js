@@ -1,0 +1,19 @@
+/* The table of live blocks asks the server for its rows, a page at a time; here it is told when to ask again. */
+window.dash_clientside = window.dash_clientside || {};
+window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdoctor || {}, {
+  refreshLive: function (shown, before) {
+    if (!shown || shown.tab !== "live") {
+      return window.dash_clientside.no_update;
+    }
+    const chosen = JSON.stringify([shown.item, shown.device, shown.options && shown.options.live]);
+    window.dash_ag_grid.getApiAsync("live-table").then(function (grid) {
+      if (chosen === before) {
+        grid.refreshInfiniteCache(); /* the moment moved: rows change in place */
+      } else {
+        grid.purgeInfiniteCache();
+        grid.ensureIndexVisible && grid.getDisplayedRowCount() && grid.ensureIndexVisible(0);
+      }
+    });
+    return chosen;
+  },
+});

@@ -1,0 +1,458 @@
+"""What is live at the moment: a flame graph by stack, and a table by block or by place."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Optional
+
+import dash
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+
+from oomdoctor.diagnosis.frames import telling_frames
+from oomdoctor.errors import OomdoctorError
+from oomdoctor.snapshot.model import UNKNOWN
+from oomdoctor.snapshot.stacks import NO_STACK
+from oomdoctor.units import format_bytes
+from oomdoctor_dashboard import ids, live_data
+from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.figures import live as figures
+from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.live_filter import Wanted, wanted_of
+from oomdoctor_dashboard.live_flame import flame_of
+from oomdoctor_dashboard.view import View, changed, options_of, with_options
+
+ID, TITLE = "live", "What is live"
+
+_PAGE = 100
+_KEPT_TABLES = 8
+_TEXTS = ("text", "size", "age")
+_CHOICES = ("pool", "stream", "state")
+
+_HELP = """\
+Every block that is allocated, or freed and waiting for another stream (pending), at the moment chosen above.
+The flame graph gathers them by call stack: the program's own lines at the top, what they called below, each
+as wide as its bytes; click a box to zoom in, the bar above it to zoom out. The table has a row for each
+block, or for each place in the code: the innermost line of a library and the innermost one of your program.
+What is typed or chosen above holds for both.
+Size: 1 MiB (and more), < 1 MiB, 1 MiB - 2 MiB. Age: 1000 events (and more), 2 s, < 5 ms, or "older than the
+trace": allocated before recording began. Such blocks count as older than any age. Rounding is what the
+allocator added to the request.
+"""
+
+_RIGHT = {"type": "rightAligned"}
+_BLOCK_COLUMNS = [
+    {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 260, "tooltipField": "place"},
+    {"field": "block_size", "headerName": "Size", "width": 105, **_RIGHT},
+    {"field": "requested_size", "headerName": "Requested", "width": 105, **_RIGHT},
+    {"field": "rounding", "headerName": "Rounding", "width": 100, **_RIGHT},
+    {"field": "age", "headerName": "Age", "width": 155, **_RIGHT},
+    {"field": "alloc_event", "headerName": "Alloc event", "width": 100, **_RIGHT},
+    {"field": "state", "headerName": "State", "width": 90},
+    {"field": "pool", "headerName": "Pool", "width": 80},
+    {"field": "stream", "headerName": "Stream", "width": 80},
+    {"field": "address", "headerName": "Address", "width": 145, "cellClass": "od-mono"},
+]
+_PLACE_COLUMNS = [
+    {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 260, "tooltipField": "place"},
+    {"field": "blocks", "headerName": "Blocks", "width": 90, **_RIGHT},
+    {"field": "block_size", "headerName": "Bytes", "width": 110, **_RIGHT},
+    {"field": "share", "headerName": "Share of all live", "width": 130, **_RIGHT},
+    {"field": "rounding", "headerName": "Rounding", "width": 110, **_RIGHT},
+    {"field": "age", "headerName": "Oldest", "width": 170, **_RIGHT},
+]
+
+
+def layout() -> Any:
+    return html.Div(
+        [
+            _controls(),
+            html.Div(id=f"{ID}-problem"),
+            dmc.Text(id=f"{ID}-totals", size="sm", my=6),
+            html.Div(
+                dcc.Graph(
+                    id=f"{ID}-flame",
+                    figure=go.Figure(),
+                    config={"displaylogo": False, "toImageButtonOptions": {"filename": "live"}},
+                ),
+                style={"maxHeight": 420, "overflowY": "auto"},
+            ),
+            dmc.Group(
+                [
+                    dmc.SegmentedControl(
+                        id=f"{ID}-group",
+                        value="block",
+                        size="xs",
+                        data=[
+                            {"value": "block", "label": "By block"},
+                            {"value": "place", "label": "By place"},
+                        ],
+                    ),
+                    dmc.Button("Download CSV", id=f"{ID}-csv", variant="default", size="compact-xs"),
+                ],
+                my=8,
+                justify="space-between",
+            ),
+            dmc.Grid(
+                [
+                    dmc.GridCol(html.Div(_table(), id=f"{ID}-themed"), span=9),
+                    dmc.GridCol(_details(), span=3),
+                ],
+                gutter="sm",
+            ),
+            dcc.Store(id=f"{ID}-refreshed"),
+            dcc.Store(id=f"{ID}-born"),
+            dcc.Download(id=f"{ID}-file"),
+        ]
+    )
+
+
+def _controls() -> Any:
+    def choice(name: str, placeholder: str, width: int, data: Optional[list[Any]] = None) -> Any:
+        return dmc.Select(
+            id=f"{ID}-{name}", placeholder=placeholder, data=data or [], clearable=True, size="xs", w=width,
+            **{"aria-label": placeholder},
+        )  # fmt: skip
+
+    return dmc.Group(
+        [
+            dmc.TextInput(
+                id=f"{ID}-text", placeholder="Search frames and files", debounce=300, size="xs", w=230,
+                **{"aria-label": "Search in frames and files"},
+            ),
+            dmc.TextInput(
+                id=f"{ID}-size", placeholder="Size: 1 MiB, < 1 MiB", debounce=400, size="xs", w=150,
+                **{"aria-label": "Size"},
+            ),
+            dmc.Autocomplete(
+                id=f"{ID}-age", placeholder="Age: 1000 events, < 2 s", debounce=400, size="xs", w=185,
+                data=["older than the trace", "1000 events", "1 s", "< 10 ms"], **{"aria-label": "Age"},
+            ),
+            choice("pool", "Any pool", 130),
+            choice("stream", "Any stream", 120),
+            choice(
+                "state", "Any state", 120,
+                [{"value": "allocated", "label": "allocated"}, {"value": "pending", "label": "pending"}],
+            ),
+            dmc.Switch(id=f"{ID}-frames", label="All frames", size="xs"),
+            dmc.Popover(
+                [
+                    dmc.PopoverTarget(dmc.Button("How to read this", variant="subtle", size="compact-xs")),
+                    dmc.PopoverDropdown(dmc.Text(_HELP, size="sm", className="od-help")),
+                ],
+                width=480,
+            ),
+        ],
+        gap="xs",
+    )  # fmt: skip
+
+
+def _table() -> Any:
+    return dag.AgGrid(
+        id=f"{ID}-table",
+        rowModelType="infinite",
+        columnDefs=_BLOCK_COLUMNS,
+        defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
+        getRowId="params.data.id",
+        dashGridOptions={
+            "theme": {"function": "themeQuartz.withParams({fontSize: 12, spacing: 5})"},
+            "rowHeight": 27,
+            "headerHeight": 32,
+            "cacheBlockSize": _PAGE,
+            "maxBlocksInCache": 10,
+            "maxConcurrentDatasourceRequests": 1,
+            "infiniteInitialRowCount": 1,
+            "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
+            "suppressCellFocus": True,
+            "enableCellTextSelection": True,
+            "tooltipShowDelay": 400,
+        },
+        style={"height": 430},
+    )
+
+
+def _details() -> Any:
+    return dmc.Paper(
+        [
+            html.Div(id=f"{ID}-details"),
+            dmc.Button(
+                "Go to its allocation",
+                id=f"{ID}-jump",
+                size="compact-sm",
+                variant="light",
+                mt=8,
+                style={"display": "none"},
+            ),
+        ],
+        withBorder=True,
+        p="sm",
+        style={"height": 430, "overflow": "auto"},
+    )
+
+
+# ---- what callbacks stand on ----
+
+
+def live_of(loaded: Loaded, event: Optional[int]) -> live_data.Live:
+    """All that is live at an event; the places of a recording's stacks are kept."""
+    places = loaded.made("live-places", lambda one: live_data.Places(one.recording.snapshot.stacks))
+    return live_data.live_of(loaded.moment(event), places)
+
+
+def table_of(loaded: Loaded, shown: View) -> live_data.Table:
+    """The table that a view asks for; the last few are kept, for it is sent page by page.
+
+    Raises:
+        UsageError: a size or an age that cannot be read.
+    """
+    options = options_of(shown, ID)
+    wanted, by_place = wanted_of(options), options.get("group") == "place"
+    key = (loaded.event(shown["event"]), wanted, by_place)
+    kept: OrderedDict[Any, live_data.Table] = loaded.made("live-tables", lambda _: OrderedDict())
+    table = kept.get(key)
+    if table is None:
+        live = live_data.chosen(live_of(loaded, shown["event"]), wanted)
+        table = (live_data.places_table if by_place else live_data.blocks_table)(live)
+        kept[key] = table
+        while len(kept) > _KEPT_TABLES:
+            kept.popitem(last=False)
+    return table
+
+
+def totals_text(loaded: Loaded, live: live_data.Live, wanted: Wanted) -> str:
+    """``43 blocks, 8.79 GiB of 8.79 GiB live``, and what that stands on."""
+    moment = live.moment
+    basis = live_data.basis_of(loaded.device, moment)
+    count = "1 block" if len(live) == 1 else f"{len(live):,} blocks"
+    if not wanted.is_all:
+        count += f" of {live.total_blocks:,}"
+    rounding = int((live.block_size - live.requested_size).sum())
+    older = int((moment.birth[live.rows] == UNKNOWN).sum())
+    parts = [
+        f"{count}, {format_bytes(live.bytes)} of {format_bytes(live.total_bytes)} live ({basis})",
+        f"{format_bytes(rounding)} of it rounding",
+    ]
+    if not loaded.device.has_events:
+        parts.append("no history was recorded: ages are not known")
+    elif older:
+        parts.append(f"{older:,} older than the trace")
+    return " · ".join(parts)
+
+
+def _mine(shown: Any) -> bool:
+    return bool(shown) and shown["tab"] == ID and bool(shown["item"])
+
+
+def register(app: dash.Dash, library: Library) -> None:
+    _register_choosing(app, library)
+    _register_drawing(app, library)
+    _register_details(app, library)
+
+    @app.callback(
+        Output(f"{ID}-file", "data"),
+        Output(ids.MESSAGES, "sendNotifications", allow_duplicate=True),
+        Input(f"{ID}-csv", "n_clicks"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def download(_: Any, shown: Any) -> Any:
+        if not _mine(shown):
+            return no_update, no_update
+        try:
+            loaded = library.loaded(shown["item"], shown["device"])
+            text = live_data.csv_of(table_of(loaded, shown))
+        except OomdoctorError as error:
+            return no_update, [{"action": "show", "message": str(error), "color": "red"}]
+        return {"content": text, "filename": f"live-at-{loaded.event(shown['event'])}.csv"}, no_update
+
+
+def _register_choosing(app: dash.Dash, library: Library) -> None:
+    names = (*_TEXTS, *_CHOICES, "group")
+    values = [(f"{ID}-{name}", "value") for name in names] + [(f"{ID}-frames", "checked")]
+
+    def settings(chosen: Any) -> dict[str, Any]:
+        """The settings as a view holds them: without what is at its default."""
+        *texts, frames = chosen
+        found = {name: value or None for name, value in zip(names, texts)}
+        found["group"] = "place" if found["group"] == "place" else None
+        return {**found, "frames": True if frames else None}
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        *(Input(*value) for value in values),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def choose(*args: Any) -> Any:
+        *chosen, view = args
+        if not _mine(view):
+            return no_update
+        new = with_options(view, ID, **settings(chosen))
+        return no_update if options_of(new, ID) == options_of(view, ID) else new
+
+    @app.callback(
+        *(Output(*value) for value in values),
+        Output(f"{ID}-pool", "data"),
+        Output(f"{ID}-stream", "data"),
+        Input(ids.SHOWN, "data"),
+        *(State(*value) for value in values),
+    )
+    def follow(shown: Any, *there: Any) -> Any:
+        """What an address or another page asked for stands in the boxes."""
+        if not _mine(shown):
+            return (no_update,) * (len(values) + 2)
+        moment = library.loaded(shown["item"], shown["device"]).moment(shown["event"])
+        choices = live_data.pool_choices(moment), live_data.stream_choices(moment)
+        options = options_of(shown, ID)
+        if {k: v for k, v in settings(there).items() if v is not None} == options:
+            return (*(no_update,) * len(values), *choices)
+        wished = [options.get(name) or ("" if name in _TEXTS else None) for name in names]
+        wished[-1] = options.get("group") or "block"
+        return (*wished, bool(options.get("frames")), *choices)
+
+
+def _register_drawing(app: dash.Dash, library: Library) -> None:
+    @app.callback(
+        Output(f"{ID}-totals", "children"),
+        Output(f"{ID}-flame", "figure"),
+        Output(f"{ID}-problem", "children"),
+        Output(f"{ID}-table", "columnDefs"),
+        Output(f"{ID}-themed", "data-ag-theme-mode"),
+        Input(ids.SHOWN, "data"),
+        State(f"{ID}-table", "columnDefs"),
+    )
+    def draw(shown: Any, columns: Any) -> Any:
+        if not _mine(shown):
+            return (no_update,) * 5
+        options = options_of(shown, ID)
+        wished = _PLACE_COLUMNS if options.get("group") == "place" else _BLOCK_COLUMNS
+        wished = no_update if columns and len(columns) == len(wished) else wished
+        try:
+            loaded = library.loaded(shown["item"], shown["device"])
+            live = live_of(loaded, shown["event"])
+            wanted = wanted_of(options)
+            some = live_data.chosen(live, wanted)
+        except OomdoctorError as error:
+            return no_update, no_update, alert(error), wished, shown["theme"]
+        tree = flame_of(some, all_frames=bool(options.get("frames")))
+        figure = figures.flame(tree, live.total_bytes, theme=shown["theme"])
+        problem = _nothing(live, some)
+        return totals_text(loaded, some, wanted), figure, problem, wished, shown["theme"]
+
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "refreshLive"),
+        Output(f"{ID}-refreshed", "data"),
+        Input(ids.SHOWN, "data"),
+        State(f"{ID}-refreshed", "data"),
+    )
+
+    @app.callback(
+        Output(f"{ID}-table", "getRowsResponse"),
+        Input(f"{ID}-table", "getRowsRequest"),
+        State(ids.SHOWN, "data"),
+    )
+    def rows(asked: Any, shown: Any) -> Any:
+        if asked is None:
+            return no_update
+        nothing: dict[str, Any] = {"rowData": [], "rowCount": 0}
+        if not _mine(shown):
+            return nothing
+        try:
+            table = table_of(library.loaded(shown["item"], shown["device"]), shown)
+        except OomdoctorError:  # the page says why
+            return nothing
+        sort = (asked.get("sortModel") or [{"colId": "block_size", "sort": "desc"}])[0]
+        order = table.order(sort["colId"], sort["sort"] == "desc")
+        start = int(asked["startRow"])
+        stop = min(int(asked["endRow"]), start + _PAGE)
+        return {"rowData": live_data.page_of(table, order, start, stop), "rowCount": len(table)}
+
+
+def _nothing(live: live_data.Live, some: live_data.Live) -> Any:
+    if not len(live):
+        return alert(
+            "Nothing is live at this moment", "Move the moment on the timeline above.", colour="blue"
+        )
+    if not len(some):
+        return alert("No live block is like that", "Ask for less: clear a box above.", colour="blue")
+    return None
+
+
+def _register_details(app: dash.Dash, library: Library) -> None:
+    @app.callback(
+        Output(f"{ID}-details", "children"),
+        Output(f"{ID}-born", "data"),
+        Output(f"{ID}-jump", "style"),
+        Output(f"{ID}-jump", "children"),
+        Input(f"{ID}-table", "selectedRows"),
+        Input(ids.SHOWN, "data"),
+    )
+    def details(rows: Any, shown: Any) -> Any:
+        hidden = {"display": "none"}
+        if not _mine(shown):
+            return (no_update,) * 4
+        if not rows:
+            hint = "Choose a row to see the call stack of its allocation."
+            return dmc.Text(hint, size="sm", c="dimmed"), None, hidden, no_update
+        loaded = library.loaded(shown["item"], shown["device"])
+        try:
+            live = live_data.chosen(live_of(loaded, shown["event"]), wanted_of(options_of(shown, ID)))
+        except OomdoctorError as error:
+            return alert(error), None, hidden, no_update
+        stack, mine = live_data.stack_to_show(live, str(rows[0].get("id")))
+        if not len(mine):
+            gone = "It is not live at this moment, or not among what is chosen."
+            return dmc.Text(gone, size="sm", c="dimmed"), None, hidden, no_update
+        births = live.moment.birth[live.rows[mine]]
+        born = int(births.min())
+        word = "Go to its allocation" if len(mine) == 1 else "Go to its oldest allocation"
+        panel = _stack_panel(loaded, live, mine, stack)
+        if born == UNKNOWN:
+            return panel, None, hidden, no_update
+        return panel, born, {}, f"{word}, event {born:,}"
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-jump", "n_clicks"),
+        State(f"{ID}-born", "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def jump(_: Any, born: Any, view: Any) -> Any:
+        # What event N did is seen after N + 1 events.
+        return no_update if born is None or view is None else changed(view, event=int(born) + 1)
+
+
+def _stack_panel(loaded: Loaded, live: live_data.Live, mine: Any, stack: int) -> Any:
+    count = "1 block" if len(mine) == 1 else f"{len(mine):,} blocks"
+    size = int(live.block_size[mine].sum())
+    head = f"{count}, {format_bytes(size)}"
+    if len(mine) == 1:
+        head += f" at {int(live.address[mine[0]]):#x}"
+    parts: list[Any] = [dmc.Text(head, size="sm", fw=600)]
+    stacks = live.places.stacks
+    different = len(set(live.stack[mine].tolist()))
+    if different > 1:
+        parts.append(
+            dmc.Text(f"{different} call stacks; this one has the most bytes.", size="xs", c="dimmed")
+        )
+    if (live.moment.birth[live.rows[mine]] == UNKNOWN).any() and loaded.device.has_events:
+        parts.append(dmc.Text("Older than the trace: when it was allocated is not known.", size="xs"))
+    frames = stacks[stack]
+    if stack == NO_STACK or not frames:
+        return [*parts, dmc.Text("No call stack was recorded for it.", size="sm", c="dimmed")]
+    telling = set(telling_frames(frames))
+    lines = [
+        html.Div(
+            [
+                html.Div(frame.name, style={"fontWeight": 600 if frame in telling else 400}),
+                html.Div(f"{frame.filename}:{frame.line}", style={"opacity": 0.75, "paddingLeft": 12}),
+            ],
+            style={"opacity": 1.0 if frame in telling else 0.7},
+        )
+        for frame in frames
+    ]
+    style = {"fontSize": 11, "lineHeight": 1.35, "overflowWrap": "anywhere", "marginTop": 6}
+    return [*parts, html.Div(lines, className="od-mono", style=style)]
