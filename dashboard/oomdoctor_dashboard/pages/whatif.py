@@ -13,15 +13,14 @@ from dash import Input, Output, Patch, State, dcc, html, no_update
 
 from oomdoctor.advice.shortfall import Shortfall
 from oomdoctor.allocator.release_bounds import named
-from oomdoctor.errors import OomdoctorError
 from oomdoctor.reporters.parts import place_lines, size_text
 from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import whatif as figures
 from oomdoctor_dashboard.jobs import Job
-from oomdoctor_dashboard.library import Item, Library, Loaded
+from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.view import changed, options_of, with_options
-from oomdoctor_dashboard.whatif_form import EXPANDABLE, KEYS, NUMBERS, RELEASES, ROUNDUP, Wanted
+from oomdoctor_dashboard.whatif_form import EXPANDABLE, KEYS, RELEASES, ROUNDUP, Wanted
 
 ID, TITLE = "whatif", "What if"
 
@@ -53,7 +52,7 @@ _COLUMNS = [
     {"field": "retries", "headerName": "Retries", "width": 90, "type": "rightAligned"},
     {"field": "needs", "headerName": "Needs", "width": 104, "type": "rightAligned",
      "valueFormatter": {"function": "params.data.needs_text"},
-     "headerTooltip": "The least memory for PyTorch that these requests survive with; looked for where it matters"},
+     "headerTooltip": "The least memory for PyTorch that these requests survive with"},
     {"field": "basis", "headerName": "Basis", "width": 96},
 ]  # fmt: skip
 
@@ -271,8 +270,8 @@ def _advice() -> Any:
                                     dmc.Group(
                                         [
                                             dmc.Text(
-                                                "Click a row to replay it. Needs: the least memory for PyTorch"
-                                                " that these requests survive with.",
+                                                "Click a row to replay it. Needs: the least memory for"
+                                                " PyTorch that these requests survive with.",
                                                 size="xs",
                                                 c="dimmed",
                                             ),
@@ -668,7 +667,9 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
         if "capacity" in form.errors:
             return {**out, "search": True}
         capacity = form.asked.capacity if form.asked is not None and "capacity" in options else None
-        key = (ID, "search", item.key, None if everywhere else shown["device"], capacity)
+        dump = loaded.made(f"{ID}-dump", lambda one: whatif_advice.dump_option(one.item))
+        which = (item.run, dump) if everywhere else (item.key, shown["device"])
+        key = (ID, "search", which, capacity)
         job = library.jobs.get(key)
         if dash.ctx.triggered_id == f"{ID}-search":
             job = kept.start(
@@ -700,7 +701,7 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
             **out,
             "section": _SHOWN,
             "drawn": now,
-            **_advised(loaded, job.result, shown, everywhere, capacity),
+            **_advised(loaded, job.result, shown, everywhere, capacity, dump),
         }
 
 
@@ -710,6 +711,7 @@ def _advised(
     shown: Any,
     everywhere: bool,
     capacity: Optional[int],
+    dump: Optional[str],
 ) -> dict[str, Any]:
     number = found.which.get((loaded.item.source.path, loaded.device.device), 0)
     one = found.document["devices"][number]
@@ -721,26 +723,27 @@ def _advised(
         "graph": figures.trade_off(
             rows, found.frontier, capacity=one["capacity_bytes"], theme=shown["theme"]
         ),
-        "conclusion": _conclusion(loaded.item, loaded, found, number, everywhere, capacity),
+        "conclusion": _conclusion(loaded, found, number, everywhere, capacity, dump),
         "words": _advice_words(found, number),
     }
 
 
 def _conclusion(
-    item: Item,
     loaded: Loaded,
     found: whatif_advice.Searched,
     number: int,
     everywhere: bool,
     capacity: Optional[int],
+    dump: Optional[str],
 ) -> Any:
+    item = loaded.item
     one = found.document["devices"][number]
     best = one["recommendation"]
     path = item.group if item.is_upload else item.source.path
-    dump = None
+    only: Optional[int] = loaded.device.device
     if everywhere and item.run is not None:
-        path, dump = item.run, whatif_advice.dump_option(item)
-    prove = whatif_advice.advise_command(path, None if everywhere else loaded.device.device, capacity, dump)
+        path, only = item.run, None
+    prove = whatif_advice.advise_command(path, only, capacity, dump if everywhere else None)
     parts: list[Any] = []
     if best is None:
         parts.append(dmc.Text(f"No setting to change: {one['why']}.", size="sm", mt="xs"))
