@@ -1,0 +1,88 @@
+"""The view and the address that is shared: there and back, and nothing that cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oomdoctor_dashboard.view import DEFAULT, changed, from_query, options_of, to_query, with_options
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+NUMBERS = st.none() | st.integers(0, 10**12)
+OPTIONS = st.dictionaries(
+    WORDS,
+    st.dictionaries(WORDS, WORDS | st.integers(-5, 5) | st.booleans(), min_size=1, max_size=3),
+    max_size=2,
+)
+
+
+@given(
+    item=st.none() | WORDS,
+    device=NUMBERS,
+    event=NUMBERS,
+    window=st.none() | st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).map(sorted),
+    axis=st.sampled_from(["events", "time"]),
+    theme=st.sampled_from(["light", "dark"]),
+    options=OPTIONS,
+)
+def test_addresses_go_there_and_back(
+    item: Any, device: Any, event: Any, window: Any, axis: str, theme: str, options: Any
+) -> None:
+    low, high = window or (None, None)
+    view = changed(
+        None,
+        item=item,
+        device=device,
+        event=event,
+        low=low,
+        high=high,
+        axis=axis,
+        theme=theme,
+        options=options,
+    )
+    assert from_query("?" + to_query(view)) == view
+
+
+def test_the_default_needs_no_words() -> None:
+    assert to_query(DEFAULT) == ""
+    assert from_query("") == DEFAULT
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "event=-1",
+        "event=1e5",
+        "event=%F0%9D%9F%8F",  # a digit, and none of ours
+        "device=99999999999999999",
+        "axis=weeks",
+        "theme=javascript",
+        "low=5",
+        "low=7&high=5",
+        "options=%7B",
+        "options=" + "%5B" * 900,
+        "options=%7B%22a%22%3A%7B%22b%22%3A%5B1%5D%7D%7D",
+        "secret=1&__class__=2",
+    ],
+)
+def test_what_cannot_be_is_left_at_its_default(query: str) -> None:
+    found = from_query(query)
+    options = found.pop("options")
+    assert found == {k: v for k, v in DEFAULT.items() if k != "options"}
+    assert options in ({}, {"a": {}})
+
+
+def test_a_view_has_no_other_keys() -> None:
+    with pytest.raises(KeyError, match="no evnet"):
+        changed(None, evnet=3)
+
+
+def test_options_belong_to_a_page() -> None:
+    view = with_options(changed(None), "live", search="cat", size=3)
+    view = with_options(view, "segments", colour="age")
+    assert options_of(view, "live") == {"search": "cat", "size": 3}
+    assert options_of(with_options(view, "live", search=None), "live") == {"size": 3}
+    assert options_of(view, "overview") == {}
+    assert DEFAULT["options"] == {}
