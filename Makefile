@@ -58,7 +58,7 @@ check-versions: $(READY)
 	  test -x $(VENV)-torch-$$version/bin/python || $(BIN)/python -m venv $(VENV)-torch-$$version; \
 	  $(VENV)-torch-$$version/bin/pip --quiet install filelock typing-extensions setuptools sympy networkx jinja2 \
 	    fsspec 'numpy<2' && \
-	  $(VENV)-torch-$$version/bin/pip --quiet install --no-deps torch==$$version || exit; \
+	  $(VENV)-torch-$$version/bin/pip --quiet install --no-deps torch===$$version || exit; \
 	done
 	OOMDOCTOR_TEST_PYTHONS=$$(for v in $(TORCHES); do printf '%s/bin/python:' $(abspath $(VENV))-torch-$$v; done) \
 	  $(BIN)/python -m pytest -n auto --dist loadgroup tests/emulator tests/allocator/reference
