@@ -47,9 +47,9 @@ def test_messages_explained_in_the_docs_are_explained_so(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_recordings_shown_in_the_docs_are_shown_so(page: Path) -> None:
-    """A block that begins with `$ oomdoctor inspect traces/...`, `replay` or `advise` shows what that command prints."""
+    """A block that begins with `$ oomdoctor inspect traces/...`, `replay`, `advise` or `compare` shows what that command prints."""
     for command, shown in re.findall(
-        r"```(?:console|text)?\n\$ oomdoctor ((?:inspect|replay|advise) traces/[^\n]*)\n(.*?)```",
+        r"```(?:console|text)?\n\$ oomdoctor ((?:inspect|replay|advise|compare) traces/[^\n]*)\n(.*?)```",
         page.read_text(),
         re.DOTALL,
     ):

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("oomdoctor.cli.replay", "Replay a recording, under other settings if you like."),
     "advise": ("oomdoctor.cli.advise", "Find settings that would have helped, and prove it."),
     "dashboard": ("oomdoctor.cli.dashboard", "Browse recordings in a browser."),
+    "compare": ("oomdoctor.cli.compare", "Compare two recordings: before and after, or two ranks."),
     "dump": ("oomdoctor.cli.dump", "Ask the processes of a running recording for a snapshot now."),
     "env": ("oomdoctor.cli.env", "Print the variables that record where no launcher can stand in front."),
 }
