@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,11 +20,25 @@ from oomdoctor.snapshot.model import ALLOC, OOM
 ObservedSizes = dict[tuple[int, int], NDArray[np.int64]]
 
 
-def observed_sizes(recording: Recording, settings: Settings, torch: TorchVersion) -> ObservedSizes:
-    """The distinct sizes that were asked for in the whole recording, rounded as the allocator rounds them.
+@dataclass(frozen=True)
+class Requests:
+    """All that a recording asked for, in order; requests that failed count.
 
-    Requests that failed count. Before and after the moment looked at alike: a program repeats itself.
+    Attributes:
+        event: int64[k], number of the event.
+        size: int64[k], bytes, rounded as the allocator rounds them.
+        pool: int64[k], row of ``Heap.pools``.
+        stream: int64[k], rank of the handle.
     """
+
+    event: NDArray[np.int64]
+    size: NDArray[np.int64]
+    pool: NDArray[np.int64]
+    stream: NDArray[np.int64]
+
+
+def requests_of(recording: Recording, settings: Settings, torch: TorchVersion) -> Requests:
+    """What was asked for, and of which pool and stream."""
     events = recording.events
     asked = np.flatnonzero((events.action == ALLOC) | (events.action == OOM))
     sizes = events.entry_size[asked].copy()
@@ -35,11 +51,18 @@ def observed_sizes(recording: Recording, settings: Settings, torch: TorchVersion
     is_large = (sizes > SMALL_SIZE).astype(np.int64)
     private = recording.private_pool[asked].astype(np.int64)
     pool = np.where(private > 0, FIRST_PRIVATE + 2 * (private - 1), SMALL_BLOCKS) + is_large * LARGE_BLOCKS
-    stream = recording.stream[asked]
-    found: ObservedSizes = {}
-    for key, mine in by_pool_and_stream(pool, stream).items():
-        found[key] = np.unique(sizes[mine])
-    return found
+    return Requests(asked.astype(np.int64), sizes, pool, recording.stream[asked])
+
+
+def observed_sizes(recording: Recording, settings: Settings, torch: TorchVersion) -> ObservedSizes:
+    """The distinct sizes that were asked for in the whole recording, rounded as the allocator rounds them.
+
+    Requests that failed count. Before and after the moment looked at alike: a program repeats itself.
+    """
+    asked = requests_of(recording, settings, torch)
+    return {
+        key: np.unique(asked.size[mine]) for key, mine in by_pool_and_stream(asked.pool, asked.stream).items()
+    }
 
 
 def by_pool_and_stream(
