@@ -178,18 +178,19 @@ def _searched(advice: Advice, without: Sequence[str]) -> Searched:
 
 
 def rows(searched: Searched, number: int) -> list[dict[str, Any]]:
-    """The settings of one recording, best first: for the table and the chart, sizes in bytes.
+    """The settings of one recording, the current ones first, then the best; sizes in bytes.
 
     Keys: ``id``, ``alloc_conf``, ``setting``, ``survives`` and ``everywhere`` (in words), ``reserved``,
     ``retries``, ``needs`` (None: not looked for), ``calls`` (of the driver), ``basis``, ``best``,
-    ``current``; beside each size a text: ``reserved_text``, ``needs_text``.
+    ``current``, ``mark`` (an arrow at the best); beside each size a text: ``reserved_text``, ``needs_text``.
     """
     one = searched.document["devices"][number]
     current = one["current"]["alloc_conf"]
     best = one["recommendation"]["alloc_conf"] if one["recommendation"] else None
+    # As the command prints them: the current settings first.
+    candidates = sorted(one["candidates"], key=lambda candidate: bool(candidate["alloc_conf"] != current))
     return [
-        _row(candidate, one["capacity_bytes"], current, best, searched.survive)
-        for candidate in one["candidates"]
+        _row(candidate, one["capacity_bytes"], current, best, searched.survive) for candidate in candidates
     ]
 
 
@@ -222,6 +223,7 @@ def _row(
         "calls": metrics["num_device_alloc"] + metrics["num_device_free"],
         "basis": candidate["basis"],
         "best": text == best,
+        "mark": "→" if text == best else "",
         "current": is_current,
     }
 

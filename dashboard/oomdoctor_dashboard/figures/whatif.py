@@ -96,7 +96,7 @@ def courses(
             hovertemplate=f"out of memory at event {at:,}",
         )
     figure.update_layout(**layout(theme, hovermode="x unified", showlegend=True))
-    figure.update_layout(shapes=[moment_shape(event)], dragmode="pan", margin={"t": 28, "r": 20})
+    figure.update_layout(shapes=[moment_shape(event)], dragmode="zoom", margin={"t": 28, "r": 20, "b": 40})
     if limit is not None:
         figure.add_hline(
             y=limit / scale,
@@ -107,7 +107,10 @@ def courses(
             },
             annotation_position="bottom left",
         )
-    figure.update_xaxes(title_text="event", range=[low, high], tickformat=",d", hoverformat=",d")
+    figure.update_xaxes(
+        title={"text": "events that have happened", "font": {"size": 11}, "standoff": 6},
+        range=[low, high], tickformat=",d", hoverformat=",d", uirevision=f"{low} {high}",
+    )  # fmt: skip
     figure.update_yaxes(
         tickvals=[value / scale for value in values], ticktext=texts, range=[0, largest * 1.06 / scale],
         fixedrange=True,
@@ -184,9 +187,12 @@ def trade_off(
     spread = max(largest - least, largest // 200, 1)
     low, high = max(least - spread * 0.12, 0), largest + spread * 0.15
     ticks = np.linspace(low, high, 5)
-    figure.update_xaxes(title_text="calls of the driver", tickformat=",d", rangemode="tozero")
+    figure.update_xaxes(
+        title={"text": "calls of the driver", "font": {"size": 11}, "standoff": 6},
+        tickformat=",d", rangemode="tozero", uirevision=f"{low} {high}",
+    )  # fmt: skip
     figure.update_yaxes(
-        title={"text": "memory", "font": {"color": faint(theme)}},
+        title={"text": "memory", "font": {"size": 11}}, uirevision=f"{low} {high}",
         tickvals=ticks, ticktext=[format_bytes(int(tick)) for tick in ticks], range=[low, high],
     )  # fmt: skip
     if not alive:

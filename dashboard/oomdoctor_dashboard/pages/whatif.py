@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from typing import Any, Optional
@@ -41,19 +42,19 @@ to the sizes in this recording, and looks for the least memory that the best of 
 point puts its setting into the form.
 """
 _COLUMNS = [
-    {"field": "best", "headerName": "", "width": 44, "sortable": False, "resizable": False,
-     "valueFormatter": {"function": "params.value ? '→' : ''"}, "cellClass": "od-whatif-best"},
+    {"field": "mark", "headerName": "", "width": 42, "sortable": False, "resizable": False,
+     "cellStyle": {"color": "#38a169", "fontWeight": 700}},
     {"field": "setting", "headerName": "Setting", "flex": 1, "minWidth": 230, "tooltipField": "setting"},
-    {"field": "survives", "headerName": "Survives", "width": 122},
+    {"field": "survives", "headerName": "Survives", "width": 112},
     {"field": "everywhere", "headerName": "All survive", "width": 110},
-    {"field": "reserved", "headerName": "Reserved", "width": 108, "type": "rightAligned",
+    {"field": "reserved", "headerName": "Reserved", "width": 98, "type": "rightAligned",
      "valueFormatter": {"function": "params.data.reserved_text"},
      "headerTooltip": "The most that is reserved"},
-    {"field": "retries", "headerName": "Retries", "width": 90, "type": "rightAligned"},
-    {"field": "needs", "headerName": "Needs", "width": 104, "type": "rightAligned",
+    {"field": "retries", "headerName": "Retries", "width": 80, "type": "rightAligned"},
+    {"field": "needs", "headerName": "Needs", "width": 94, "type": "rightAligned",
      "valueFormatter": {"function": "params.data.needs_text"},
      "headerTooltip": "The least memory for PyTorch that these requests survive with"},
-    {"field": "basis", "headerName": "Basis", "width": 96},
+    {"field": "basis", "headerName": "Basis", "width": 90},
 ]  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def _form() -> Any:
             id=f"{ID}-max_non_split_rounding_mb", label="max_non_split_rounding_mb", placeholder="20",
             step=4, allowDecimal=False, **number,
         ),
-        EXPANDABLE: dmc.Switch(id=f"{ID}-{EXPANDABLE}", label=EXPANDABLE, size="sm", pt=26),
+        EXPANDABLE: dmc.Switch(id=f"{ID}-{EXPANDABLE}", label=EXPANDABLE, size="xs", pt=28),
     }  # fmt: skip
     return html.Div(
         [
@@ -459,12 +460,41 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         return changed(view, event=max(int(points[0]["x"]), 0))
 
     @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-graph", "relayoutData"),
+        State(ids.VIEW, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def zoom(relayout: Any, view: Any, shown: Any) -> Any:
+        loaded = _current(shown, library)
+        if loaded is None or not view or not relayout:
+            return no_update
+        stretch = _stretch(relayout, loaded.events)
+        if stretch is None or stretch == (view["low"], view["high"]):
+            return no_update
+        return changed(view, low=stretch[0], high=stretch[1])
+
+    @app.callback(
         Output(f"{ID}-table", "exportDataAsCsv"),
         Input(f"{ID}-csv", "n_clicks"),
         prevent_initial_call=True,
     )
     def save(_: Any) -> bool:
         return True
+
+
+def _stretch(relayout: dict[str, Any], events: int) -> Optional[tuple[Optional[int], Optional[int]]]:
+    """The events that a change of the axis asks for; (None, None): all of them; None: it asks for nothing."""
+    if relayout.get("xaxis.autorange"):
+        return None, None
+    ends = relayout.get("xaxis.range") or [relayout.get(f"xaxis.range[{i}]") for i in (0, 1)]
+    numbers = [end for end in ends if isinstance(end, (int, float))]
+    if len(numbers) != 2:
+        return None
+    # What the figure itself sets may come back: whole numbers stay what they are.
+    low, high = max(math.floor(numbers[0]), 0), min(math.ceil(numbers[1]), events)
+    return (low, high) if 0 <= low < high and (low, high) != (0, events) else (None, None)
 
 
 def _same(fields: tuple[str, ...]) -> dict[str, Any]:
@@ -615,12 +645,13 @@ def _line(title: str, text: str, name: Optional[str] = None) -> Any:
     name = name or f"{ID}-{title.lower().replace(' ', '-')}"
     return dmc.Group(
         [
-            dmc.Text(title, size="xs", c="dimmed"),
-            dmc.Code(text, id=name, className="od-mono"),
+            dmc.Text(title, size="xs", c="dimmed", style={"whiteSpace": "nowrap"}),
+            dmc.Code(text, id=name, className="od-mono", style={"overflowWrap": "anywhere"}),
             dcc.Clipboard(content=text, title="Copy", className="od-share"),
         ],
         gap="xs",
         mt=4,
+        wrap="nowrap",
     )
 
 
