@@ -32,11 +32,11 @@ class Positions:
 
     def b_of(self, event: int) -> int:
         """The state of B that belongs to the one of A after so many events."""
-        return _partner(event, self._after_a, self._after_b, self.events_b)
+        return self.event_b(self.place_a(event))
 
     def a_of(self, event: int) -> int:
         """The state of A that belongs to the one of B after so many events."""
-        return _partner(event, self._after_b, self._after_a, self.events_a)
+        return self.event_a(self.place_b(event))
 
     @cached_property
     def _after_a(self) -> NDArray[np.int64]:
@@ -71,21 +71,34 @@ class Positions:
         out: NDArray[np.float64] = np.interp(np.arange(count + 1), known, there)
         return out
 
+    @cached_property
+    def places_a(self) -> NDArray[np.float64]:
+        """float64[events + 1]: where each state of A stands on the common axis, ascending.
+
+        Right after an allocation it stands at that; others between two in proportion. -1: before all.
+        """
+        return _places(self.allocs_a, self.axis_a, self.events_a)
+
+    @cached_property
+    def places_b(self) -> NDArray[np.float64]:
+        """As ``places_a``, of B."""
+        return _places(self.allocs_b, self.axis_b, self.events_b)
+
     def place_a(self, event: int) -> float:
-        """Where a state of A stands on the common axis: at the allocation that came last; -1: before all."""
-        return _place(event, self.allocs_a, self.axis_a, self.events_a)
+        """Where the state of A after so many events stands; the nearest there is."""
+        return float(self.places_a[max(0, min(event, self.events_a))])
 
     def place_b(self, event: int) -> float:
         """As ``place_a``, of B."""
-        return _place(event, self.allocs_b, self.axis_b, self.events_b)
+        return float(self.places_b[max(0, min(event, self.events_b))])
 
     def event_a(self, place: float) -> int:
-        """The state of A that stands there: right after the last allocation that is not beyond it."""
-        return _event(place, self.allocs_a, self.axis_a, self.events_a)
+        """The last state of A that is not beyond a place; 0 before all."""
+        return _event(place, self.places_a)
 
     def event_b(self, place: float) -> int:
         """As ``event_a``, of B."""
-        return _event(place, self.allocs_b, self.axis_b, self.events_b)
+        return _event(place, self.places_b)
 
     @property
     def last_common(self) -> tuple[int, int]:
@@ -144,28 +157,14 @@ def _before_next(
     return begin + int(ooms[0]) if len(ooms) else stops[0]
 
 
-def _partner(event: int, mine: NDArray[np.int64], others: NDArray[np.int64], count: int) -> int:
-    """Between matched states in proportion; before the first and after the last event by event."""
-    if not len(mine):
-        return max(0, min(event, count))
-    if event <= mine[0]:
-        found = int(others[0]) - (int(mine[0]) - event)
-    elif event >= mine[-1]:
-        found = int(others[-1]) + (event - int(mine[-1]))
-    else:
-        found = int(np.interp(event, mine, others))
-    return max(0, min(found, count))
+def _places(allocs: NDArray[np.int64], axis: NDArray[np.float64], events: int) -> NDArray[np.float64]:
+    known, there = allocs + 1, axis[:-1]
+    if not len(allocs) or allocs[-1] + 1 < events:
+        known, there = np.append(known, events), axis
+    out: NDArray[np.float64] = np.interp(np.arange(events + 1), np.append(0, known), np.append(-1, there))
+    return out
 
 
-def _place(event: int, allocs: NDArray[np.int64], axis: NDArray[np.float64], events: int) -> float:
-    if event >= events:
-        return float(axis[-1])
-    done = int(np.searchsorted(allocs, event))
-    return float(axis[done - 1]) if done else -1.0
-
-
-def _event(place: float, allocs: NDArray[np.int64], axis: NDArray[np.float64], events: int) -> int:
-    if place >= axis[-1]:
-        return events
-    done = int(np.searchsorted(axis[:-1], place, side="right"))
-    return int(allocs[done - 1]) + 1 if done else 0
+def _event(place: float, places: NDArray[np.float64]) -> int:
+    # Proportions are not exact: what stands a hair beyond is not beyond.
+    return max(int(np.searchsorted(places, place + 1e-6, side="right")) - 1, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Optional
 
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.settings import Settings
@@ -112,20 +111,39 @@ def _hung(text: str) -> list[str]:
 
 
 def _figures(pair: Pair, ink: Ink) -> str:
-    named = {one.name: one for one in pair.figures}
     lines = [ink(f"{'':<24}{'A':>18}{'B':>18}{'difference':>20}", "bold")]
-    shown = _SHOWN if _maps(named) else _SHOWN[:-2]
-    lines += [_row(named[name]) for name in shown if _says_something(named[name])]
-    alignment = pair.positions.alignment if pair.positions is not None else None
-    if alignment is not None and any(
-        one.a != named[one.name].a or one.b != named[one.name].b for one in pair.common
-    ):
-        last_a, last_b = int(alignment.a[-1]), int(alignment.b[-1])
-        lines.append(ink(f"  until their last common request: {last_a:,} of A, {last_b:,} of B", "dim"))
-        lines += [_row(one) for one in pair.common if one.name in _SHOWN and _says_something(one)]
+    whole, common = figure_rows(pair)
+    lines += [_row(*one) for one in whole]
+    if common:
+        lines += [ink(f"  {common_text(pair)}", "dim"), *(_row(*one) for one in common)]
     bases = pair.figures[0].a_basis, pair.figures[0].b_basis
-    lines.append(ink(f"  {'basis':<22}{bases[0]:>18}{bases[1]:>18}{'derived':>20}", "dim"))
+    lines.append(ink(_row("basis", *bases, "derived"), "dim"))
     return "\n".join(lines)
+
+
+def _row(name: str, a: str, b: str, difference: str) -> str:
+    return f"  {name:<22}{a:>18}{b:>18}{difference:>20}".rstrip()
+
+
+FigureRow = tuple[str, str, str, str]
+"""A figure as a person reads it: its name, of A, of B, and the difference."""
+
+
+def figure_rows(pair: Pair) -> tuple[list[FigureRow], list[FigureRow]]:
+    """The figures over the whole of each; and until the last common request, where those are others."""
+    named = {one.name: one for one in pair.figures}
+    shown = _SHOWN if _maps(named) else _SHOWN[:-2]
+    whole = [_told(named[name], pair) for name in shown if _says_something(named[name])]
+    differ = any((one.a, one.b) != (named[one.name].a, named[one.name].b) for one in pair.common)
+    common = [_told(one, pair) for one in pair.common if _says_something(one)] if differ else []
+    return whole, common
+
+
+def common_text(pair: Pair) -> str:
+    """What the second part of :func:`figure_rows` is over."""
+    assert pair.positions is not None
+    alignment = pair.positions.alignment
+    return f"until their last common request: {alignment.a[-1]:,} of A, {alignment.b[-1]:,} of B"
 
 
 def _maps(named: dict[str, Figure]) -> bool:
@@ -141,28 +159,22 @@ def _says_something(figure: Figure) -> bool:
     return figure.a is not None or figure.b is not None
 
 
-def _row(figure: Figure) -> str:
-    known = "-" if figure.name == "first_oom_alloc_index" else "unknown"
-    row = (
-        f"  {FIGURE_NAMES[figure.name]:<22}{_value(figure, figure.a, known):>18}"
-        f"{_value(figure, figure.b, known):>18}{_signed(figure):>20}"
+def _told(figure: Figure, pair: Pair) -> FigureRow:
+    # Without an error there is none that was the first; without history nobody knows.
+    never = figure.name == "first_oom_alloc_index"
+    a, b = (
+        ("none" if never and one.has_events else "unknown")
+        if value is None
+        else size_text(value)
+        if figure.is_bytes
+        else f"{value:,}"
+        for value, one in ((figure.a, pair.a), (figure.b, pair.b))
     )
-    return row.rstrip()
-
-
-def _value(figure: Figure, value: Optional[int], unknown: str) -> str:
-    if value is None:
-        return unknown
-    return size_text(value) if figure.is_bytes else f"{value:,}"
-
-
-def _signed(figure: Figure) -> str:
     difference = figure.difference
     if difference is None:
-        return ""
-    if figure.is_bytes:
-        return signed(difference)
-    return f"{difference:+,}".replace("-", "−") if difference else "0"
+        return FIGURE_NAMES[figure.name], a, b, ""
+    count = f"{difference:+,}".replace("-", "−") if difference else "0"
+    return FIGURE_NAMES[figure.name], a, b, signed(difference) if figure.is_bytes else count
 
 
 def signed(size: int) -> str:

@@ -186,8 +186,21 @@ def test_what_only_one_has_takes_up_room_of_its_own() -> None:
     assert found.axis_a[:10].tolist() == list(range(10))
     assert found.axis_a[10:].tolist() == list(range(12, 31))
     assert found.place_b(int(found.allocs_b[10]) + 1) == 10
-    # A stands still meanwhile.
-    assert found.event_a(10.5) == int(found.allocs_a[9]) + 1
+    # A is between two allocations meanwhile.
+    assert int(found.allocs_a[9]) + 1 <= found.event_a(10.5) <= int(found.allocs_a[10])
+
+
+def test_places_ascend_with_events_and_lead_back() -> None:
+    found = pair(died(7, 40 * MIB), program(expandable_segments=True)).positions
+    assert found is not None
+    for places, event_of, events in (
+        (found.places_a, found.event_a, found.events_a),
+        (found.places_b, found.event_b, found.events_b),
+    ):
+        assert (np.diff(places) > 0).all()
+        assert [event_of(place) for place in places] == list(range(events + 1))
+    # A ended where its sixth allocation would have been.
+    assert found.places_a[-1] == 5
 
 
 # ---- which with which ----
