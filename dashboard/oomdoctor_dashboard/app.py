@@ -24,7 +24,7 @@ from oomdoctor_dashboard.choosing import device_choices, item_choices
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.uploads import add_upload_route
-from oomdoctor_dashboard.view import DEFAULT, changed, from_query, to_query
+from oomdoctor_dashboard.view import DEFAULT, changed, from_query
 
 TABS = ("overview", "segments", "live", "fragmentation", "whatif", "compare")
 ALWAYS = ("timeline", "moment")
@@ -114,7 +114,9 @@ def _frame(library: Library, pages: dict[str, ModuleType], first: Optional[str])
             dcc.Store(id=ids.SHOWN, data=None),
             dcc.Store(id="first-item", data=start),
             dcc.Store(id="uploaded", data=None),
-            dcc.Store(id="query", data=None),
+            dcc.Store(id="default-view", data=DEFAULT),
+            dcc.Store(id="wanted", data=None),
+            dcc.Store(id="subject", data=None),
             dcc.Interval(id="poll", interval=_POLL_MS, disabled=True),
             dcc.Interval(id="follow", interval=_FOLLOW_MS),
             dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
@@ -246,23 +248,14 @@ def _register_address(app: dash.Dash) -> None:
         Input("mantine", "forceColorScheme"),
     )
 
-    @app.callback(
-        Output("query", "data"),
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "followView"),
+        Output("share", "content"),
         Output("tabs", "value"),
         Output("theme", "checked"),
         Output("mantine", "forceColorScheme"),
         Input(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-    def write(view: Any) -> Any:
-        if view is None:
-            return (no_update,) * 4
-        return to_query(view), view["tab"], view["theme"] == "dark", view["theme"]
-
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor", "writeAddress"),
-        Output("share", "content"),
-        Input("query", "data"),
+        State("default-view", "data"),
         prevent_initial_call=True,
     )
 
@@ -273,22 +266,19 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Output("item", "value"),
         Output("device", "data"),
         Output("device", "value"),
-        Input(ids.SHOWN, "data"),
-        Input(ids.VIEW, "data"),
+        Input("subject", "data"),
         Input("uploaded", "data"),
         Input("follow", "n_intervals"),
         State("item", "data"),
     )
-    def choices(shown: Any, view: Any, uploaded: Any, _: Any, there: Any) -> Any:
+    def choices(subject: Any, uploaded: Any, _: Any, there: Any) -> Any:
         if dash.ctx.triggered_id == "follow" and not library.refresh():
             return no_update, no_update, no_update, no_update
-        view = view or DEFAULT
+        subject = subject or {"item": None, "device": None}
         items = item_choices(library)
-        devices = device_choices(library, view["item"]) if shown and shown["item"] == view["item"] else []
-        mine = None if view["device"] is None else str(view["device"])
-        devices = devices or ([{"value": mine, "label": f"GPU {mine}"}] if mine else [])
-        item = view["item"] if library.item(view["item"]) else None
-        return (items if items != there else no_update), item, devices, mine
+        mine = None if subject["device"] is None else str(subject["device"])
+        item = subject["item"] if library.item(subject["item"]) else None
+        return (items if items != there else no_update), item, device_choices(library, item), mine
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -296,11 +286,15 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Input("device", "value"),
         Input("uploaded", "data"),
         State(ids.VIEW, "data"),
+        State("subject", "data"),
         prevent_initial_call=True,
     )
-    def chosen(item: Optional[str], device: Optional[str], uploaded: Any, view: Any) -> Any:
+    def chosen(item: Optional[str], device: Optional[str], uploaded: Any, view: Any, subject: Any) -> Any:
         if view is None:
             return no_update
+        if subject and (item, device) == (subject["item"], str(subject["device"])):
+            if dash.ctx.triggered_id != "uploaded":
+                return no_update  # the boxes were set to what is shown
         if dash.ctx.triggered_id == "uploaded" and uploaded and uploaded.get("key"):
             item, device = uploaded["key"], None
         if not item:
@@ -315,10 +309,18 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
 def _register_reading(app: dash.Dash, library: Library) -> None:
     # Without a round trip where what is wanted is of the recording that is shown.
     app.clientside_callback(
-        ClientsideFunction("oomdoctor", "showAtOnce"),
+        ClientsideFunction("oomdoctor", "route"),
         Output(ids.SHOWN, "data", allow_duplicate=True),
+        Output("wanted", "data"),
         Input(ids.VIEW, "data"),
         State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "subject"),
+        Output("subject", "data"),
+        Input(ids.SHOWN, "data"),
+        State("subject", "data"),
         prevent_initial_call=True,
     )
 
@@ -330,13 +332,14 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         Output("problem", "children"),
         Output("poll", "disabled"),
         Output("views", "style"),
-        Input(ids.VIEW, "data"),
+        Input("wanted", "data"),
         Input("poll", "n_intervals"),
         Input("loading-cancel", "n_clicks"),
+        State(ids.VIEW, "data"),
         State(ids.SHOWN, "data"),
         prevent_initial_call=True,
     )
-    def read(view: Any, _: Any, __: Any, shown: Any) -> Any:
+    def read(_: Any, __: Any, ___: Any, view: Any, shown: Any) -> Any:
         hidden: Any = {"display": "none"}
         visible: Any = {}
         if view is None:
@@ -345,9 +348,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
             return no_update, no_update, hidden, "", _nothing_open(library), True, hidden
         device = view["device"]
         if shown and (shown["item"], shown["device"]) == (view["item"], device):
-            if dash.ctx.triggered_id == ids.VIEW:
-                return (*(no_update,) * 2, hidden, "", None, True, visible)
-            return (no_update,) * 7
+            return (*(no_update,) * 2, hidden, "", None, True, visible)
         if device is None or not library.is_loaded(view["item"], device):
             # Which devices there are is known once it is read: None stands for the first.
             job = library.load(view["item"], device)

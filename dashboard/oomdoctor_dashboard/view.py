@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, Optional
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 View = dict[str, Any]
 
@@ -65,21 +65,12 @@ def with_options(view: View, page: str, **options: Any) -> View:
     return changed(view, options={**view.get("options", {}), page: mine})
 
 
-def to_query(view: View) -> str:
-    """The part of an address after "?"; only what differs from the default."""
-    pairs = [
-        (key, view[key])
-        for key in DEFAULT
-        if key != "options" and view.get(key) is not None and view[key] != DEFAULT[key]
-    ]
-    options = {page: chosen for page, chosen in view.get("options", {}).items() if chosen}
-    if options:
-        pairs.append(("options", json.dumps(options, separators=(",", ":"), sort_keys=True)))
-    return urlencode(pairs)
-
-
 def from_query(query: str) -> View:
-    """The view that an address asks for; what cannot be is left at its default."""
+    """The view that an address asks for; what cannot be is left at its default.
+
+    Addresses are written in the browser (``followView`` in assets/app.js): a pair for each value that is not
+    the default, ``options`` as JSON.
+    """
     view = dict(DEFAULT)
     for key, value in parse_qsl(query.lstrip("?")[:_LONGEST]):
         if key in _NUMBERS:

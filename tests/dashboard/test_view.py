@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oomdoctor_dashboard.view import DEFAULT, changed, from_query, options_of, to_query, with_options
+from oomdoctor_dashboard.view import DEFAULT, changed, from_query, options_of, with_options
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
 NUMBERS = st.none() | st.integers(0, 10**12)
@@ -16,6 +18,13 @@ OPTIONS = st.dictionaries(
     st.dictionaries(WORDS, WORDS | st.integers(-5, 5) | st.booleans(), min_size=1, max_size=3),
     max_size=2,
 )
+
+
+def to_query(view: Any) -> str:
+    """As the browser writes it; ``test_browser`` holds the two together."""
+    plain = {k: v for k, v in view.items() if k != "options" and v != DEFAULT[k]}
+    options = {"options": json.dumps(view["options"])} if view["options"] else {}
+    return urlencode({**plain, **options})
 
 
 @given(

@@ -1,13 +1,29 @@
 /* The parts of the page that need no server: the address, the moment's way from wanted to shown, uploads. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdoctor || {}, {
-  /* The view is in the address; a reload or a shared link shows the same. */
-  writeAddress: function (query) {
-    const path = window.location.pathname + (query ? "?" + query : "");
+  /* The view is in the address, so that a reload or a shared link shows the same; tabs and colours follow it. */
+  followView: function (view, standard) {
+    const none = window.dash_clientside.no_update;
+    if (!view) {
+      return [none, none, none, none];
+    }
+    const query = new URLSearchParams();
+    for (const key of Object.keys(standard)) {
+      const value = view[key];
+      if (key !== "options" && value !== null && value !== undefined && value !== standard[key]) {
+        query.set(key, value);
+      }
+    }
+    const chosen = Object.entries(view.options || {}).filter(([, one]) => Object.keys(one).length);
+    if (chosen.length) {
+      query.set("options", JSON.stringify(Object.fromEntries(chosen)));
+    }
+    const text = query.toString();
+    const path = window.location.pathname + (text ? "?" + text : "");
     if (path !== window.location.pathname + window.location.search) {
       window.history.replaceState(window.history.state, "", path);
     }
-    return window.location.origin + path;
+    return [window.location.origin + path, view.tab, view.theme === "dark", view.theme];
   },
 
   /* Tables take their colours from the page. */
@@ -16,12 +32,24 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return "od-" + scheme;
   },
 
-  /* The recording is at hand: nothing to wait for. */
-  showAtOnce: function (view, shown) {
-    if (!view || !shown || view.item !== shown.item || view.device !== shown.device) {
+  /* Where the recording is at hand the view goes on to the pages; otherwise the server is asked to read it. */
+  route: function (view, shown) {
+    const none = window.dash_clientside.no_update;
+    if (!view) {
+      return [none, none];
+    }
+    if (shown && view.item && view.item === shown.item && view.device === shown.device) {
+      return [view, none];
+    }
+    return [none, { item: view.item, device: view.device, at: Date.now() }];
+  },
+
+  /* What the header speaks of changes less often than the view. */
+  subject: function (shown, subject) {
+    if (!shown || (subject && subject.item === shown.item && subject.device === shown.device)) {
       return window.dash_clientside.no_update;
     }
-    return view;
+    return { item: shown.item, device: shown.device };
   },
 });
 
