@@ -207,8 +207,8 @@ def _read(errors: dict[str, str], name: str, read: Any, value: Any) -> Any:
 
 def _said(error: OomdoctorError) -> str:
     """An error under its field: what is wrong, why, what to do."""
-    parts = [error.what, error.why, error.next_step]
-    return ". ".join(part[:1].upper() + part[1:].rstrip(".") for part in parts if part) + "."
+    said = error.what if error.why is None else f"{error.what}: {error.why}"
+    return f"{said}; {error.next_step}" if error.next_step else said
 
 
 def _fields_of(error: SettingsError) -> list[str]:
@@ -236,7 +236,7 @@ def _capacity(text: str) -> Optional[int]:
 
 def capacity_words(capacity: Optional[int]) -> str:
     """What holds where no capacity is given."""
-    return f"{format_bytes(capacity)}, as recorded" if capacity is not None else f"{NO_END}: it is not known"
+    return f"{NO_END} (not known)" if capacity is None else f"{format_bytes(capacity)} (recorded)"
 
 
 def replay_command(path: str, device: int, asked: Asked) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from oomdoctor.units import format_bytes
+from oomdoctor.units import MIB, format_bytes
 from oomdoctor_dashboard.figures.theme import (
     AFTER,
     BEFORE,
@@ -60,7 +60,7 @@ def courses(
     """
     lines = [*recorded.values(), *(replayed.values() if replayed else ())]
     largest = max([int(one.y.max(initial=0)) for one in lines] + [limit or 0, 1])
-    values, texts = byte_ticks(largest * 1.05)
+    values, texts = byte_ticks(largest * 1.1)
     unit = texts[-1].split()[-1]
     scale = _UNITS[unit]
     figure = go.Figure()
@@ -105,17 +105,24 @@ def courses(
                 "text": f"capacity {format_bytes(limit)}",
                 "font": {"color": CAPACITY if theme == "light" else "#fc8181", "size": 11},
             },
-            annotation_position="bottom left",
+            annotation_position="top left",
         )
     figure.update_xaxes(
         title={"text": "events that have happened", "font": {"size": 11}, "standoff": 6},
         range=[low, high], tickformat=",d", hoverformat=",d", uirevision=f"{low} {high}",
     )  # fmt: skip
+    top = largest * (1.14 if limit is not None else 1.06)  # the word on the limit stands above it
     figure.update_yaxes(
-        tickvals=[value / scale for value in values], ticktext=texts, range=[0, largest * 1.06 / scale],
-        fixedrange=True,
-    )  # fmt: skip
+        tickvals=[value / scale for value in values], ticktext=texts, range=[0, top / scale], fixedrange=True
+    )
     return figure
+
+
+def nothing() -> dict[str, Any]:
+    """A figure before there is one: no axes, and the colour of the page."""
+    axis = {"visible": False}
+    clear = "rgba(0,0,0,0)"
+    return {"layout": {"xaxis": axis, "yaxis": axis, "paper_bgcolor": clear, "plot_bgcolor": clear}}
 
 
 def moment_shape(event: int) -> dict[str, Any]:
@@ -187,13 +194,16 @@ def trade_off(
     spread = max(largest - least, largest // 200, 1)
     low, high = max(least - spread * 0.12, 0), largest + spread * 0.15
     ticks = np.linspace(low, high, 5)
+    texts = [format_bytes(int(tick)) for tick in ticks]
+    if len(set(texts)) < len(texts):
+        texts = [f"{tick / MIB:,.1f} MiB" for tick in ticks]
     figure.update_xaxes(
         title={"text": "calls of the driver", "font": {"size": 11}, "standoff": 6},
         tickformat=",d", rangemode="tozero", uirevision=f"{low} {high}",
     )  # fmt: skip
     figure.update_yaxes(
         title={"text": "memory", "font": {"size": 11}}, uirevision=f"{low} {high}",
-        tickvals=ticks, ticktext=[format_bytes(int(tick)) for tick in ticks], range=[low, high],
+        tickvals=ticks, ticktext=texts, range=[low, high],
     )  # fmt: skip
     if not alive:
         figure.add_annotation(

@@ -43,10 +43,10 @@ point puts its setting into the form.
 """
 _COLUMNS = [
     {"field": "mark", "headerName": "", "width": 42, "sortable": False, "resizable": False,
-     "cellStyle": {"color": "#38a169", "fontWeight": 700}},
+     "cellStyle": {"color": "#38a169", "fontWeight": 700, "padding": 0, "textAlign": "center"}},
     {"field": "setting", "headerName": "Setting", "flex": 1, "minWidth": 230, "tooltipField": "setting"},
-    {"field": "survives", "headerName": "Survives", "width": 112},
-    {"field": "everywhere", "headerName": "All survive", "width": 110},
+    {"field": "survives", "headerName": "Survives", "width": 132},
+    {"field": "everywhere", "headerName": "All survive", "width": 104},
     {"field": "reserved", "headerName": "Reserved", "width": 98, "type": "rightAligned",
      "valueFormatter": {"function": "params.data.reserved_text"},
      "headerTooltip": "The most that is reserved"},
@@ -130,7 +130,7 @@ def _form() -> Any:
                                 width=460,
                             ),
                             dmc.Button(
-                                "As recorded", id=f"{ID}-reset", variant="default", size="compact-xs"
+                                "Reset to recorded", id=f"{ID}-reset", variant="default", size="compact-xs"
                             ),
                         ],
                         gap="xs",
@@ -152,21 +152,30 @@ def _form() -> Any:
                 cols=2, spacing="sm", verticalSpacing=4, mt=6,
             ),
             dmc.Divider(my="xs"),
-            dmc.SimpleGrid(
+            dmc.Grid(
                 [
-                    dmc.TextInput(
-                        id=f"{ID}-capacity", label="Capacity for PyTorch", debounce=True, spellCheck=False,
-                        **small,
+                    dmc.GridCol(
+                        dmc.TextInput(
+                            id=f"{ID}-capacity", label="Capacity for PyTorch", debounce=True,
+                            spellCheck=False, **small,
+                        ),
+                        span=4.6,
                     ),
-                    dmc.NumberInput(
-                        id=f"{ID}-fraction", label="Memory fraction", step=0.05, max=1, **number
+                    dmc.GridCol(
+                        dmc.NumberInput(
+                            id=f"{ID}-fraction", label="Memory fraction", step=0.05, max=1, **number
+                        ),
+                        span=3.4,
                     ),
-                    dmc.Select(
-                        id=f"{ID}-torch", label="Rules of torch", clearable=True, searchable=True,
-                        data=[named(release) for release in reversed(RELEASES)], **small,
+                    dmc.GridCol(
+                        dmc.Select(
+                            id=f"{ID}-torch", label="Rules of torch", clearable=True, searchable=True,
+                            data=[named(release) for release in reversed(RELEASES)], **small,
+                        ),
+                        span=4,
                     ),
                 ],
-                cols=3, spacing="sm",
+                gutter="xs",
             ),
             html.Div(id=f"{ID}-warnings"),
         ]
@@ -201,6 +210,7 @@ def _result() -> Any:
             html.Div(id=f"{ID}-problem"),
             dcc.Graph(
                 id=f"{ID}-graph",
+                figure=figures.nothing(),
                 style={"height": "300px"},
                 config={"displaylogo": False, "scrollZoom": False, "responsive": True},
             ),
@@ -284,15 +294,16 @@ def _advice() -> Any:
                                         mt=4,
                                     ),
                                 ],
-                                span=7,
+                                span=8,
                             ),
                             dmc.GridCol(
                                 dcc.Graph(
                                     id=f"{ID}-trade-off",
+                                    figure=figures.nothing(),
                                     style={"height": "360px"},
                                     config={"displaylogo": False, "responsive": True},
                                 ),
-                                span=5,
+                                span=4,
                             ),
                         ],
                         mt="xs",
@@ -387,8 +398,8 @@ def _register_form(app: dash.Dash, library: Library) -> None:
             "styles": {key: {} if form.knows(key) else _HIDDEN for key in KEYS},
             "placeholders": {
                 "capacity": whatif_form.capacity_words(form.capacity),
-                "torch": f"{named(loaded.history.torch)}, as recorded",
-                "fraction": "none" if recorded is None else f"{recorded:g}, as recorded",
+                "torch": f"{named(loaded.history.torch)} (recorded)",
+                "fraction": "none" if recorded is None else f"{recorded:g} (recorded)",
             },
             "warnings": [dmc.Text(one, size="xs", c="orange", mt=4) for one in form.warnings],
             "nothing": None,
@@ -571,9 +582,10 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
 
 
 def _rejected(form: Wanted) -> Any:
-    said = form.errors.get("conf") or next(iter(form.errors.values()))
-    title = f"torch {named(form.torch)} rejects these settings" if "conf" in form.errors else "Not understood"
-    return alert(title, said)
+    title = "A field is not understood"
+    if "conf" in form.errors:
+        title = f"torch {named(form.torch)} rejects these settings"
+    return alert(title, "The field says why. What is shown below was asked for before.")
 
 
 def _answered(
