@@ -104,7 +104,15 @@ def replayed_course(history: History, replay: Replay) -> Course:
         after = np.insert(after, at, after[at])
         allocated = np.insert(allocated, at, peak)
         reserved = np.insert(reserved, at, reserved[at])
-    return Course(after, allocated, reserved, died=None if oom is None else oom.event)
+    if oom is None:
+        return Course(after, allocated, reserved)
+    # The attempt that failed gave back what was cached.
+    return Course(
+        after=np.append(after, oom.event),
+        allocated=np.append(allocated, replay.outcome.final_allocated_bytes),
+        reserved=np.append(reserved, replay.outcome.final_reserved_bytes),
+        died=oom.event,
+    )
 
 
 def _with_start(history: History, totals: NDArray[Any]) -> tuple[Sizes, Sizes]:
