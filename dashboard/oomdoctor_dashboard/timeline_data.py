@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ SERIES = ("allocated", "active", "reserved", "requested")
 LEAST_EVENTS = 4
 """A window never shows fewer: below, there is nothing more to see."""
 
-_EXTREMES = MinMaxDownsampler()
+_EXTREMES: Any = MinMaxDownsampler()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,12 @@ class Timeline:
         times: NDArray[np.int64] = self._times[np.maximum(after - 1, 0)]
         return times
 
-    def positions(self, after: NDArray[np.int64], over_time: bool) -> NDArray[np.float64]:
-        """Where states are on the axis."""
+    def positions(self, after: NDArray[np.int64], over_time: bool) -> NDArray[Any]:
+        """Where states are on the axis: int64 over events, float64 over time."""
         if not over_time:
-            return after.astype(np.float64)
-        return (self.time_us(after) - self._times[0]) / 1e6
+            return after
+        seconds: NDArray[np.float64] = (self.time_us(after) - self._times[0]) / 1e6
+        return seconds
 
     # ---- few points for many ----
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,13 +125,13 @@ class Thinned:
 
     Attributes:
         after: int64[m].
-        position: float64[m], on the axis.
+        position: number[m], on the axis.
         texts: a line each, which says how many more there are.
     """
 
     kind: str
     after: NDArray[np.int64]
-    position: NDArray[np.float64]
+    position: NDArray[Any]
     texts: tuple[str, ...]
 
 

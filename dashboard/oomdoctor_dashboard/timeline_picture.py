@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Optional
+from html import escape
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ _OFF_THE_SCALE = 1.6
 """A level this far above everything else is told, not drawn: it would press the lines flat."""
 _LARGEST_BANDS = 4
 
+Numbers = NDArray[Any]
+"""Positions on the axis: int64 over events, float64 over time."""
+
 
 @dataclass(frozen=True)
 class Hover:
@@ -31,13 +35,13 @@ class Hover:
 
     Attributes:
         after: int64[m], how many events have happened.
-        position: float64[m], on the axis.
+        position: number[m], on the axis.
         bytes: int64[m], allocated.
         rows: texts, alike in number: the state, when, what happened last, and a line per figure.
     """
 
     after: NDArray[np.int64]
-    position: NDArray[np.float64]
+    position: Numbers
     bytes: NDArray[np.int64]
     rows: tuple[tuple[str, ...], ...]
 
@@ -51,12 +55,13 @@ class Picture:
         extent: where the whole recording lies.
         shown: where the window lies.
         lines: of each series positions and values; empty where bands are drawn.
-        bands: labels, positions, and values of each band; None where lines are drawn.
+        bands: labels, titles, positions, and values of each band; None where lines are drawn.
         samples: device memory in use by NVML.
         marks: by kind.
         levels: names and bytes of the lines across: capacity and the device's memory.
         beyond: of those that are far above the rest.
-        top: what the vertical axis reaches to.
+        bottom, top: what the vertical axis has to show. It begins above 0 only where a window, all of it high
+            above, was zoomed to.
         moment: where the moment looked at is.
     """
 
@@ -65,11 +70,12 @@ class Picture:
     shown: tuple[float, float]
     hover: Hover
     marks: tuple[Thinned, ...]
+    bottom: int
     top: int
     moment: float
-    lines: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = field(default_factory=dict)
-    bands: Optional[tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.int64]]] = None
-    samples: tuple[NDArray[np.float64], NDArray[np.int64]] = field(
+    lines: dict[str, tuple[Numbers, NDArray[np.int64]]] = field(default_factory=dict)
+    bands: Optional[tuple[tuple[str, ...], tuple[str, ...], Numbers, NDArray[np.int64]]] = None
+    samples: tuple[Numbers, NDArray[np.int64]] = field(
         default_factory=lambda: (np.empty(0), np.empty(0, np.int64))
     )
     levels: tuple[tuple[str, int], ...] = ()
@@ -95,7 +101,8 @@ def picture(
     """
     low, high = window
     over_time = over_time and timeline.has_times
-    levels, beyond, top = _levels(timeline, with_reserved=bands is None)
+    bottom, top = _heights(timeline, low, high, "reserved" if bands is None else "allocated")
+    levels, beyond, top = _levels(timeline, bottom, top, with_device=bands is None)
     lines = {}
     stack = None
     if bands is None:
@@ -104,7 +111,7 @@ def picture(
             lines[name] = (timeline.positions(states, over_time), timeline.series[name][states])
     else:
         states = timeline.kept_around(timeline.series["allocated"], low, high, _OF_BANDS, over_time)
-        stack = (bands.labels, timeline.positions(states, over_time), bands.at(states))
+        stack = (bands.labels, bands.titles, timeline.positions(states, over_time), bands.at(states))
     ends = timeline.positions(np.array([0, timeline.events, low, high, event]), over_time).tolist()
     return Picture(
         over_time=over_time,
@@ -112,6 +119,7 @@ def picture(
         shown=(ends[2], ends[3]),
         hover=_hover(history, timeline, low, high, over_time, bands),
         marks=tuple(thinned(one, timeline, low, high, _OF_MARKS, over_time) for one in marks),
+        bottom=bottom,
         top=top,
         moment=ends[4],
         lines=lines,
@@ -122,26 +130,32 @@ def picture(
     )
 
 
+def _heights(timeline: Timeline, low: int, high: int, highest: str) -> tuple[int, int]:
+    """Between which sizes a window lies. The whole recording is seen from 0."""
+    top = timeline.peak(highest, low, high).bytes
+    least = int(timeline.series["allocated"][low : high + 1].min())
+    if (low, high) == (0, timeline.events):
+        return 0, max(top, int(timeline.samples.used_bytes.max(initial=0)) if highest == "reserved" else 0)
+    # Small changes of much are to be seen, but no noise made a mountain.
+    span = max(top - least, top // 50)
+    bottom = least - span // 4
+    return (bottom if bottom > top // 2 else 0), top
+
+
 def _levels(
-    timeline: Timeline, *, with_reserved: bool
+    timeline: Timeline, bottom: int, top: int, *, with_device: bool
 ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...], int]:
     """Levels that are drawn, levels that are not, and the top of the axis."""
-    top = timeline.peaks["allocated"].bytes
-    if with_reserved:
-        used = timeline.samples.used_bytes
-        top = max(top, timeline.peaks["reserved"].bytes, timeline.peaks["requested"].bytes)
-        top = max(top, int(used.max(initial=0)))
-    known = [
-        (f"PyTorch could reserve ({timeline.capacity_basis})", timeline.capacity_bytes),
-        ("device memory", timeline.total_bytes),
-    ]
+    known = [(f"PyTorch could reserve ({timeline.capacity_basis})", timeline.capacity_bytes)]
+    if with_device:
+        known.append(("device memory", timeline.total_bytes))
     there = [(name, size) for name, size in known if size is not None and size > 0]
-    drawn = tuple(one for one in there if one[1] <= top * _OFF_THE_SCALE)
+    drawn = tuple(one for one in there if one[1] - bottom <= (top - bottom) * _OFF_THE_SCALE)
     beyond = tuple(one for one in there if one not in drawn)
     return drawn, beyond, max([top, *(size for _, size in drawn)])
 
 
-def _samples(timeline: Timeline, over_time: bool) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _samples(timeline: Timeline, over_time: bool) -> tuple[Numbers, NDArray[np.int64]]:
     """In time each; over events of those between two events the most."""
     samples = timeline.samples
     if not len(samples.after):
@@ -215,7 +229,7 @@ def _largest(bands: Bands, states: NDArray[np.int64]) -> list[str]:
     order = np.argsort(-values, axis=0, kind="stable")[:_LARGEST_BANDS]
     return [
         "".join(
-            f"<br>{format_bytes(int(values[band, i]))}  {bands.labels[band]}"
+            f"<br>{format_bytes(int(values[band, i]))}  {escape(bands.labels[band])}"
             for band in order[:, i].tolist()
             if values[band, i] > 0
         )

@@ -37,8 +37,27 @@ window.dash_clientside.oomdoctor_timeline = {
     return Object.assign({}, view, { low: asked.low, high: asked.high });
   },
 
+  /* A double click shows all; the moment that its first click set goes back to where it was. */
+  reset: function (relayout, view) {
+    const none = window.dash_clientside.no_update;
+    if (!relayout || !relayout["xaxis.autorange"] || !view) {
+      return none;
+    }
+    const last = window.dash_clientside.oomdoctor_timeline.lastClick;
+    const recent = last && Date.now() - last.at < 700 && last.item === view.item && last.device === view.device;
+    if (view.low === null && !recent) {
+      return none;
+    }
+    return Object.assign({}, view, { low: null, high: null }, recent ? { event: last.event } : {});
+  },
+
   clicked: function (click, view, drawn) {
+    const here = window.dash_clientside.oomdoctor_timeline;
     const point = click && click.points && click.points.find((one) => Array.isArray(one.customdata));
+    const again = here.lastClick && Date.now() - here.lastClick.at < 700;
+    if (view && !again) {
+      here.lastClick = { at: Date.now(), event: view.event, item: view.item, device: view.device };
+    }
     return window.dash_clientside.oomdoctor_timeline.moved(point && point.customdata[0], view, drawn);
   },
 

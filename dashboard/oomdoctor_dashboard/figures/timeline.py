@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
+from oomdoctor_dashboard.timeline_bands import OLDER, OTHERS
 from oomdoctor_dashboard.timeline_marks import NAMES
 from oomdoctor_dashboard.timeline_picture import Picture
 
@@ -25,8 +27,10 @@ _MARKS = {
     "retry": (colours.RETRY, "triangle-up", 9),
     "garbage_collection": (colours.GARBAGE_COLLECTION, "diamond", 8),
     "empty_cache": (colours.EMPTY_CACHE, "square", 7),
-    "annotation": (colours.ANNOTATION, "line-ns-open", 9),
+    "annotation": (colours.ANNOTATION, "line-ns", 9),
 }
+_NAMES_WIDE, _NAME_HIGH = 270, 15
+"""Pixels that the names of bands take beside the plot, and the height of one."""
 _STRIP = 0.09
 """The part of the height that marks have to themselves, above the lines."""
 
@@ -34,7 +38,7 @@ _STRIP = 0.09
 def timeline_figure(picture: Picture, theme: str) -> go.Figure:
     """A window of a recording. ``customdata`` of what can be clicked begins with its number of events."""
     data = _bands(picture) if picture.bands is not None else _lines(picture, theme)
-    data += [_ooms(picture), _hover(picture), *_marks(picture)]
+    data += [_ooms(picture), _hover(picture, theme), *_marks(picture)]
     figure = go.Figure(data=data)
     figure.update_layout(**_layout(picture, theme))
     return figure
@@ -68,26 +72,54 @@ def _lines(picture: Picture, theme: str) -> list[dict[str, Any]]:
 
 def _bands(picture: Picture) -> list[dict[str, Any]]:
     assert picture.bands is not None
-    labels, x, values = picture.bands
-    plain = {"older than the trace": colours.faint("light"), "others": colours.OTHERS}
-    others = [label for label in labels if label not in plain]
-    colour = {label: colours.SERIES[i % len(colours.SERIES)] for i, label in enumerate(others)} | plain
+    labels, _, x, values = picture.bands
     return [
         {
             "type": "scatter", "mode": "lines", "name": label, "x": x, "y": y, "stackgroup": "allocated",
-            "line": {"width": 0, "shape": "hv", "color": colour[label]}, "fillcolor": colour[label],
-            "hoverinfo": "skip", "legendgroup": "bands",
+            "line": {"width": 0, "shape": "hv"}, "fillcolor": colour,
+            "hoverinfo": "skip", "showlegend": False,
         }
-        for label, y in zip(labels, values)
+        for label, y, colour in zip(labels, values, _band_colours(labels))
     ]  # fmt: skip
 
 
-def _hover(picture: Picture) -> dict[str, Any]:
+def _band_colours(labels: tuple[str, ...]) -> list[str]:
+    """What is older and what is left over are greys; the others have a colour each."""
+    greys = {OLDER: colours.BEFORE, OTHERS: colours.OTHERS}
+    series = iter(colours.SERIES * (1 + len(labels) // len(colours.SERIES)))
+    return [greys[label] if label in greys else next(series) for label in labels]
+
+
+def _band_names(picture: Picture, theme: str) -> list[dict[str, Any]]:
+    """The bands' names beside them, from the top down, in full as the mouse rests on one.
+
+    A legend would take room from the plot for as many bands.
+    """
+    if picture.bands is None:
+        return []
+    labels, titles, _, _ = picture.bands
+    names = list(zip(labels, titles, _band_colours(labels)))
+    return [
+        {
+            "xref": "paper", "yref": "paper", "x": 1, "y": 1, "xshift": 8, "yshift": -_NAME_HIGH * row,
+            "xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False, "borderpad": 0,
+            "text": f'<span style="color:{colour}">■</span> {escape(label)}', "hovertext": escape(title),
+            "font": {"size": 10.5, "color": colours.ink(theme)},
+        }
+        for row, (label, title, colour) in enumerate(reversed(names))
+    ]  # fmt: skip
+
+
+def _hover(picture: Picture, theme: str) -> dict[str, Any]:
     """Unseen points that speak: texts of all lines at once, and the state that a click means."""
     hover = picture.hover
     return {
         "type": "scatter", "mode": "markers", "x": hover.position, "y": hover.bytes, "showlegend": False,
         "marker": {"size": 1, "opacity": 0}, "name": "",
+        "hoverlabel": {
+            "bgcolor": colours.paper(theme), "bordercolor": colours.faint(theme),
+            "font": {"color": colours.ink(theme)},
+        },
         "customdata": [[after, *row] for after, row in zip(hover.after.tolist(), hover.rows)],
         "hovertemplate": "%{customdata[1]}<br>%{customdata[2]}<br>%{customdata[3]}<extra></extra>",
     }  # fmt: skip
@@ -117,10 +149,11 @@ def _marks(picture: Picture) -> list[dict[str, Any]]:
             {
                 "type": "scatter", "mode": "markers", "name": NAMES[marks.kind], "yaxis": "y2",
                 "x": marks.position, "y": [0.5] * len(marks.after), "cliponaxis": False,
-                "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"color": colour, "width": 2}}
-                if symbol.endswith("open")
-                else {"color": colour, "symbol": symbol, "size": size},
-                "customdata": list(zip(marks.after.tolist(), marks.texts)),
+                "marker": {
+                    "color": colour, "symbol": symbol, "size": size,
+                    "line": {"color": colour, "width": 2 if symbol == "line-ns" else 0},
+                },
+                "customdata": [[*one] for one in zip(marks.after.tolist(), map(escape, marks.texts))],
                 "hovertemplate": "after %{customdata[0]:,} events: %{customdata[1]}<extra></extra>",
             }
         )  # fmt: skip
@@ -128,7 +161,19 @@ def _marks(picture: Picture) -> list[dict[str, Any]]:
 
 
 def _top(picture: Picture) -> float:
-    return max(picture.top, 1) * 1.06
+    # Room for the words on the highest level.
+    labelled = any(size == picture.top for _, size in picture.levels)
+    return picture.bottom + max(picture.top - picture.bottom, 1) * (1.16 if labelled else 1.06)
+
+
+def _ticks(picture: Picture) -> dict[str, Any]:
+    """Round sizes; where the axis begins above 0, enough of them between, and the beginning said in words."""
+    count = 4
+    if picture.bottom:
+        count = min(round(4 * picture.top / max(picture.top - picture.bottom, 1)), 400)
+    pairs = list(zip(*colours.byte_ticks(_top(picture), count)))
+    shown = [(value, text) for value, text in pairs if value >= picture.bottom]
+    return {"tickvals": [value for value, _ in shown], "ticktext": [text for _, text in shown]}
 
 
 def _layout(picture: Picture, theme: str) -> dict[str, Any]:
@@ -138,20 +183,15 @@ def _layout(picture: Picture, theme: str) -> dict[str, Any]:
     last = last if last > first else first + (1e-3 if picture.over_time else 1)
     beginning, end = picture.extent
     end = max(end, last)
-    values, texts = colours.byte_ticks(_top(picture), 4)
     shapes, notes = _levels(picture, theme)
-    # The legend of bands holds places in code, too long for a line.
-    legend: dict[str, Any] = {"font": {"size": 11}, "uirevision": "kept"}
-    right = 16
-    if picture.bands is not None:
-        right = 290
-        legend |= {"orientation": "v", "x": 1.005, "xanchor": "left", "y": 1.04, "yanchor": "top",
-                   "traceorder": "reversed", "font": {"size": 10.5}, "tracegroupgap": 2}  # fmt: skip
-    else:
-        legend |= {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
+    notes += _band_names(picture, theme)
+    legend = {
+        "orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom",
+        "font": {"size": 11}, "uirevision": "kept",
+    }  # fmt: skip
     return {
         **base,
-        "margin": {"l": 64, "r": right, "t": 24 if picture.bands is None else 6, "b": 34},
+        "margin": {"l": 64, "r": 16 if picture.bands is None else _NAMES_WIDE, "t": 22, "b": 34},
         "legend": legend,
         "hovermode": "x",
         "hoverdistance": _reach(picture),
@@ -185,10 +225,9 @@ def _layout(picture: Picture, theme: str) -> dict[str, Any]:
         "yaxis": {
             **base["yaxis"],
             "domain": [0, 1 - _STRIP],
-            "range": [0, _top(picture)],
+            "range": [picture.bottom, _top(picture)],
             "fixedrange": True,
-            "tickvals": values,
-            "ticktext": texts,
+            **_ticks(picture),
         },
         "yaxis2": {
             "domain": [1 - _STRIP, 1],
@@ -213,7 +252,15 @@ def _levels(picture: Picture, theme: str) -> tuple[list[dict[str, Any]], list[di
             "y0": 0, "y1": 1, "line": {"color": colours.MOMENT, "width": 2}, "layer": "above",
         }
     ]  # fmt: skip
-    notes = []
+    notes: list[dict[str, Any]] = []
+    if picture.bottom:
+        notes.append(
+            {
+                "xref": "paper", "yref": "paper", "x": 0.004, "y": 0, "xanchor": "left", "yanchor": "bottom",
+                "text": f"the axis begins at {format_bytes(picture.bottom)}", "showarrow": False,
+                "font": {"size": 10.5, "color": colours.faint(theme)}, "bgcolor": colours.paper(theme),
+            }
+        )  # fmt: skip
     for name, size in picture.levels:
         colour = colours.CAPACITY if name != "device memory" else colours.faint(theme)
         shapes.append(
@@ -224,9 +271,9 @@ def _levels(picture: Picture, theme: str) -> tuple[list[dict[str, Any]], list[di
         )  # fmt: skip
         notes.append(
             {
-                "xref": "paper", "yref": "y", "x": 0.004, "y": size, "xanchor": "left", "yanchor": "top",
+                "xref": "paper", "yref": "y", "x": 0.004, "y": size, "xanchor": "left", "yanchor": "bottom",
                 "text": f"{name}: {format_bytes(size)}", "showarrow": False,
-                "font": {"size": 10.5, "color": colour},
+                "font": {"size": 10.5, "color": colours.faint(theme)}, "borderpad": 0,
             }
         )  # fmt: skip
     return shapes, notes

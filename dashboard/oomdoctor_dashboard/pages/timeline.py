@@ -32,15 +32,15 @@ _MODES = [
 _NO_TIMES = "torch before 2.2 records no times"
 
 _HELP = (
-    "Memory of this device after so many events, or over time. Allocated: blocks in use. Active: with those that"
-    " were freed and wait for another stream. Reserved: all segments. Device in use: sampled by NVML, all"
-    " processes together.",
-    "The bands sum to allocated. By stack: where blocks were allocated, the ten places of the highest peak. By"
-    " lifetime: how many events pass between a block's allocation and the call that frees it. By pool: size"
-    " class, private pool and stream.",
-    "Drag to zoom, scroll to zoom in and out, double-click to see all; what is drawn is computed anew for each"
-    " window, and no peak is lost. A click sets the moment for all pages. Marks above the lines are what"
-    " happened once: click one to look at it.",
+    "Memory of this device after so many events, or over time. Allocated: blocks in use. Active: with those"
+    " that were freed and wait for another stream. Reserved: all segments. Device in use: sampled by NVML,"
+    " all processes together.",
+    "The bands sum to allocated. By stack: where blocks were allocated, the ten places of the highest peak."
+    " By lifetime: how many events pass between a block's allocation and the call that frees it. By pool:"
+    " size class, private pool and stream.",
+    "Drag to zoom, scroll to zoom in and out, double-click to see all; what is drawn is computed anew for"
+    " each window, and no peak is lost. A click sets the moment for all pages. Marks above the lines are"
+    " what happened once: click one to look at it.",
     "Figures are replayed from the recorded events. Whether a release was a retry, garbage collection or"
     " empty_cache() is inferred from the order of events and their stacks.",
 )
@@ -54,8 +54,9 @@ def layout() -> Any:
                 justify="space-between",
                 gap="sm",
                 wrap="nowrap",
+                mih=36,
                 children=[
-                    dmc.Text(id=f"{ID}-summary", size="sm", lineClamp=2),
+                    dmc.Text(id=f"{ID}-summary", size="xs", lineClamp=2),
                     dmc.Group(
                         gap="xs",
                         wrap="nowrap",
@@ -81,6 +82,9 @@ def layout() -> Any:
                     "scrollZoom": True,
                     "doubleClick": "autosize",
                     "displaylogo": False,
+                    "showTips": False,
+                    # plotly.js has a button that uploads what is drawn; nothing leaves this machine.
+                    "showSendToCloud": False,
                     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "resetScale2d"],
                     "toImageButtonOptions": {"filename": "oomdoctor-timeline", "scale": 2},
                 },
@@ -183,6 +187,7 @@ def _register_switches(app: dash.Dash) -> None:
     for function, inputs in (
         ("chosen", [Input(*mode), Input(*axis), now]),
         ("zoomed", [Input(f"{ID}-asked", "data"), now]),
+        ("reset", [Input(f"{ID}-graph", "relayoutData"), now]),
         ("clicked", [Input(f"{ID}-graph", "clickData"), now, drawn]),
         ("peak", [Input(f"{ID}-peak", "n_clicks"), now, drawn]),
         ("all", [Input(f"{ID}-all", "n_clicks"), now]),
@@ -227,16 +232,14 @@ def asked_for(loaded: Loaded, shown: View, relayout: dict[str, Any]) -> Optional
     """The window that a change of the axis asks for, ``low`` and ``high`` as a view has them.
 
     None where the change is none of the horizontal axis, or the window is the one that is shown: what the
-    figure itself sets comes back as a change too.
+    figure itself sets comes back as a change too. A double click is the browser's affair.
     """
     timeline = _timeline(loaded)
-    window = (0, timeline.events)
-    if not relayout.get("xaxis.autorange"):
-        ends = relayout.get("xaxis.range") or [relayout.get(f"xaxis.range[{i}]") for i in (0, 1)]
-        if len(ends) != 2 or not all(isinstance(end, (int, float)) for end in ends):
-            return None
-        over_time = shown["axis"] == "time" and timeline.has_times
-        window = timeline.window_between(float(ends[0]), float(ends[1]), over_time)
+    ends = relayout.get("xaxis.range") or [relayout.get(f"xaxis.range[{i}]") for i in (0, 1)]
+    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, (int, float)) for end in ends):
+        return None
+    over_time = shown["axis"] == "time" and timeline.has_times
+    window = timeline.window_between(float(ends[0]), float(ends[1]), over_time)
     if window == timeline.window(shown["low"], shown["high"]):
         return None
     if window == (0, timeline.events):
@@ -249,8 +252,8 @@ def summary(loaded: Loaded, shown: View, seen: Picture) -> str:
     timeline = _timeline(loaded)
     top, most = timeline.peaks["allocated"], timeline.peaks["reserved"]
     parts = [
-        f"Peak allocated {format_bytes(top.bytes)} at event {top.after:,}, reserved {format_bytes(most.bytes)}"
-        " (replayed)"
+        f"Peak allocated {format_bytes(top.bytes)} at event {top.after:,},"
+        f" reserved {format_bytes(most.bytes)} (replayed)"
     ]
     low, high = timeline.window(shown["low"], shown["high"])
     if (low, high) != (0, timeline.events):
@@ -299,8 +302,8 @@ def _no_history(loaded: Loaded) -> Any:
     device = f"GPU {loaded.device.device}"
     return alert(
         "No history was recorded",
-        f"The snapshot has the final state of {device} and no events that led to it: there is no timeline, and"
-        " the only moment is the end. Record with oomdoctor trace -- COMMAND, or call"
+        f"The snapshot has the final state of {device} and no events that led to it: there is no timeline,"
+        " and the only moment is the end. Record with oomdoctor trace -- COMMAND, or call"
         " torch.cuda.memory._record_memory_history() before the part to look at.",
         colour="blue",
     )
