@@ -30,7 +30,7 @@ STATE = {"active_allocated": ALLOCATED, "active_pending_free": PENDING, "inactiv
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 _MODE = {
     "light": {"ink": "#1a202c", "faint": "#718096", "grid": "#e2e8f0", "paper": "#ffffff"},
-    "dark": {"ink": "#e2e8f0", "faint": "#a0aec0", "grid": "#2d3748", "paper": "#1a1b1e"},
+    "dark": {"ink": "#e2e8f0", "faint": "#a0aec0", "grid": "#2d3748", "paper": "#242424"},
 }
 
 
