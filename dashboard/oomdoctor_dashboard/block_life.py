@@ -143,13 +143,17 @@ class Lives:
             raise KeyError(f"no block was allocated with event {birth}")
         return int(rows[at]) if rows is not None else at + len(self._older_births)
 
+    def begun_of(self, birth: int) -> int:
+        """The event that a block was allocated with; -1 where it is older than the trace, or not known."""
+        return birth if birth < len(self.history.recording) else -1
+
     def before(self, address: int, size: int, birth: Optional[int], event: int) -> Optional[int]:
-        """The last block that lay on some of these bytes, other than ``birth``, allocated before ``event``."""
+        """The last block on some of these bytes, allocated before ``event``; ``birth`` is left out."""
         rows = np.flatnonzero(self._overlaps(address, size, birth) & (self.begun < event))
         return int(rows[-1]) if len(rows) else None
 
     def after(self, address: int, size: int, birth: Optional[int], event: int) -> Optional[int]:
-        """The first block that lay on some of these bytes, allocated with ``event`` or later."""
+        """The first one allocated with ``event`` or later."""
         rows = np.flatnonzero(self._overlaps(address, size, birth) & (self.begun >= event))
         return int(rows[0]) if len(rows) else None
 
@@ -205,7 +209,7 @@ class Lives:
         )
 
     def _segment_for(self, begun: int) -> Optional[int]:
-        """The segment, or part of one, that came right before an allocation: the allocator asks for it then."""
+        """The segment, or part of one, that came right before an allocation: it was asked for then."""
         events = self.history.recording.events
         before = begun - 1
         if before < 0 or events.action[before] not in _COMES:

@@ -8,7 +8,7 @@ pixel is joined per state, so that the bytes of each state stay what they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,9 @@ from oomdoctor.snapshot.model import ACTIVE_ALLOCATED, INACTIVE
 
 MIB = 1 << 20
 
-STATES = ("allocated", "pending free", "inactive split", "free")
-"""What a box is: in use; freed, another stream is waited for; a hole: free in a segment with a live block;
-free in a segment without any."""
+STATES = ("allocated", "pending free", "hole", "free")
+"""What a box is: in use; freed, another stream is waited for; an inactive split, free in a segment with a
+live block; free in a segment without any."""
 ALLOCATED, PENDING, HOLE, FREE = range(4)
 
 # So many rows fill a laptop's screen twice.
@@ -277,7 +277,7 @@ def _boxes(
     kind: NDArray[np.int64],
     block: NDArray[np.int64],
     most: int,
-) -> dict[str, NDArray[np.int64]]:
+) -> dict[str, NDArray[Any]]:
     """Blocks cut where lines end, and what is too short to see joined; columns of a :class:`SegmentMap`."""
     first = low // width
     cuts = (low + size - 1) // width - first + 1

@@ -53,10 +53,12 @@ def segment_figure(
         (touched, colours.MOMENT, "last event"),
         (selected, colours.ink(theme), "selected"),
     ):
-        parts = drawn.where(*where) if where and where[1] > 0 else []
+        least = drawn.row_bytes / 400  # a frame that is narrower is not seen
+        parts = [
+            (line, float(low), max(high, low + least))
+            for line, low, high in (drawn.where(*where) if where and where[1] > 0 else [])
+        ]
         if parts:
-            least = drawn.row_bytes / 400  # a frame that is narrower is not seen
-            parts = [(line, low, max(high, low + least)) for line, low, high in parts]
             traces.append(_frames(parts, colour, 2.5, name))
     # All at once: adding traces and layout one by one takes a multiple of the time.
     return go.Figure(data=traces, layout=_layout(drawn, theme))
@@ -179,7 +181,7 @@ def _layout(drawn: SegmentMap, theme: str) -> dict[str, Any]:
                 "xanchor": "left",
                 "yanchor": "middle",
                 "showarrow": False,
-                "text": f"<b>{group.name}</b>  {_count(group.segments, 'segment')}, {format_bytes(group.bytes)}",
+                "text": f"<b>{group.name}</b>  {_segments(group.segments)}, {format_bytes(group.bytes)}",
                 "font": {"size": 11, "color": colours.ink(theme)},
             }
             for group in drawn.groups
@@ -202,5 +204,5 @@ def _labels(drawn: SegmentMap) -> tuple[list[int], list[str]]:
     return list(texts), list(texts.values())
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
+def _segments(number: int) -> str:
+    return f"{number:,} segment" + ("" if number == 1 else "s")

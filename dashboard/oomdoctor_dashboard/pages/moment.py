@@ -1,0 +1,216 @@
+"""The bar between timeline and tabs: the moment that all pages show, to step and to play."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import dash
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+
+from oomdoctor_dashboard import ids
+from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.stepping import KINDS, Stops, what_happened, when
+from oomdoctor_dashboard.view import View, changed
+
+ID, TITLE = "moment", "Moment"
+
+# Label, milliseconds between two steps, steps at a time.
+SPEEDS = {
+    "2": ("2 a second", 500, 1),
+    "5": ("5 a second", 200, 1),
+    "50": ("50 a second", 200, 10),
+    "500": ("500 a second", 200, 100),
+    "5000": ("5,000 a second", 200, 1000),
+}
+# Id, sign, what it does, key.
+_BUTTONS = (
+    ("first", "|◀", "Before the first event (Home)"),
+    ("back", "◀◀", "100 back (Shift ←)"),
+    ("previous", "◀", "One back (←)"),
+    ("next", "▶", "One on (→)"),
+    ("on", "▶▶", "100 on (Shift →)"),
+    ("last", "▶|", "After the last event (End)"),
+)
+_NAMES = {"oom": "OOM"}
+_HELP = (
+    "All pages show the state after so many events. Events are numbered from 0, so what event 41 did is seen"
+    " after 42. Step by every event, or only by allocations, frees, segments that come or go, or"
+    " out-of-memory errors. The line says what the last event did, and where in the program.",
+    "Keys: ← → step, with Shift by 100, Home and End, Space plays and pauses.",
+)
+
+
+def layout() -> Any:
+    """The bar."""
+    small: dict[str, Any] = {"size": "xs", "variant": "default"}
+    return dmc.Paper(
+        id=f"{ID}-bar",
+        withBorder=True,
+        p="6px 10px",
+        my=6,
+        children=[
+            dcc.Store(id=f"{ID}-info"),
+            dcc.Store(id=f"{ID}-ask"),
+            dcc.Store(id=f"{ID}-drawn"),
+            dcc.Interval(id=f"{ID}-tick", interval=500, disabled=True),
+            dmc.Group(
+                gap="xs",
+                children=[
+                    dmc.Group(
+                        [
+                            dmc.Tooltip(
+                                dmc.Button(sign, id=f"{ID}-{name}", px=8, **small, **{"aria-label": what}),
+                                label=what, openDelay=500,
+                            )
+                            for name, sign, what in _BUTTONS
+                        ],
+                        gap=2,
+                    ),
+                    dmc.NumberInput(
+                        id=f"{ID}-event", w=120, size="xs", min=0, step=1, debounce=True, allowDecimal=False,
+                        allowNegative=False, thousandSeparator=",", hideControls=True,
+                        **{"aria-label": "Event"},
+                    ),
+                    dmc.Text(id=f"{ID}-of", size="xs", c="dimmed"),
+                    dmc.Select(
+                        id=f"{ID}-by", w=132, size="xs", value="event", allowDeselect=False,
+                        data=[{"value": kind, "label": f"by {_NAMES.get(kind, kind)}"} for kind in KINDS],
+                        **{"aria-label": "Step by"},
+                    ),
+                    dmc.Button("Play", id=f"{ID}-play", w=64, **small),
+                    dmc.Select(
+                        id=f"{ID}-speed", w=128, size="xs", value="5", allowDeselect=False,
+                        data=[{"value": key, "label": label} for key, (label, _, _) in SPEEDS.items()],
+                        **{"aria-label": "Speed"},
+                    ),
+                    dmc.ButtonGroup(
+                        [
+                            dmc.Button("Peak allocated", id=f"{ID}-allocated", **small),
+                            dmc.Button("Peak reserved", id=f"{ID}-reserved", **small),
+                            dmc.Button("OOM", id=f"{ID}-oom", **small),
+                        ]
+                    ),
+                    dmc.Popover(
+                        [
+                            dmc.PopoverTarget(dmc.Button("How to read this", size="xs", variant="subtle")),
+                            dmc.PopoverDropdown([dmc.Text(line, size="sm", mb=6) for line in _HELP],
+                                className="od-help"),
+                        ],
+                        width=420, withArrow=True, shadow="md",
+                    ),
+                ],
+            ),
+            html.Div(
+                id=f"{ID}-line",
+                className="od-mono",
+                style={"fontSize": 12, "minHeight": 18, "paddingTop": 4, "overflowWrap": "anywhere"},
+            ),
+        ],
+    )  # fmt: skip
+
+
+def stops_of(loaded: Loaded) -> Stops:
+    """The stops of a recording, made once."""
+    return loaded.made("stops", lambda one: Stops(one.history))
+
+
+def register(app: dash.Dash, library: Library) -> None:
+    """Its callbacks."""
+    _register_browser(app)
+
+    @app.callback(
+        Output(f"{ID}-info", "data"),
+        Output(f"{ID}-of", "children"),
+        Output(f"{ID}-oom", "disabled"),
+        Output(f"{ID}-event", "max"),
+        Input(ids.SHOWN, "data"),
+        State(f"{ID}-info", "data"),
+    )
+    def describe(shown: Optional[View], info: Any) -> Any:
+        """What of a recording stepping needs to know; once for each."""
+        if shown is None or (info and (info["item"], info["device"]) == (shown["item"], shown["device"])):
+            return (no_update,) * 4
+        stops = stops_of(library.loaded(shown["item"], shown["device"]))
+        told = {
+            "item": shown["item"],
+            "device": shown["device"],
+            "events": stops.events,
+            "peaks": stops.peaks,
+            "speeds": {key: [pause, steps] for key, (_, pause, steps) in SPEEDS.items()},
+        }
+        return told, f"of {stops.events:,}", not stops.count("oom"), stops.events
+
+    @app.callback(
+        Output(f"{ID}-line", "children"),
+        Output(f"{ID}-drawn", "data"),
+        Input(ids.SHOWN, "data"),
+    )
+    def say(shown: Optional[View]) -> Any:
+        if shown is None:
+            return no_update, no_update
+        loaded = library.loaded(shown["item"], shown["device"])
+        moment = loaded.moment(shown["event"])
+        at = when(moment)
+        line = [
+            html.Span(what_happened(moment)),
+            html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7}),
+        ]
+        return line, moment.events
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-ask", "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def step(ask: Any, view: Optional[View]) -> Any:
+        """Steps that only the server knows: to the next allocation, the next error."""
+        if not ask or view is None or not library.is_loaded(view["item"], view["device"]):
+            return no_update
+        loaded = library.loaded(view["item"], view["device"])
+        stops, event = stops_of(loaded), loaded.event(view["event"])
+        if ask["kind"] == "next oom":
+            found = stops.next_oom(event)
+        else:
+            found = stops.step(ask["kind"], event, int(ask["steps"]))
+        return no_update if found is None or found == event else changed(view, event=found)
+
+
+def _register_browser(app: dash.Dash) -> None:
+    """What needs no server: see assets/moment.js."""
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_moment", "step"),
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Output(f"{ID}-ask", "data"),
+        *(Input(f"{ID}-{name}", "n_clicks") for name, _, _ in _BUTTONS),
+        *(Input(f"{ID}-{name}", "n_clicks") for name in ("allocated", "reserved", "oom")),
+        Input(f"{ID}-tick", "n_intervals"),
+        Input(f"{ID}-event", "value"),
+        State(ids.VIEW, "data"),
+        State(f"{ID}-info", "data"),
+        State(f"{ID}-by", "value"),
+        State(f"{ID}-speed", "value"),
+        State(f"{ID}-drawn", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_moment", "number"),
+        Output(f"{ID}-event", "value"),
+        Input(ids.VIEW, "data"),
+        Input(f"{ID}-info", "data"),
+        State(f"{ID}-event", "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_moment", "play"),
+        Output(f"{ID}-tick", "disabled"),
+        Output(f"{ID}-tick", "interval"),
+        Output(f"{ID}-play", "children"),
+        Input(f"{ID}-play", "n_clicks"),
+        Input(f"{ID}-speed", "value"),
+        Input(ids.VIEW, "data"),
+        State(f"{ID}-tick", "disabled"),
+        State(f"{ID}-info", "data"),
+        prevent_initial_call=True,
+    )

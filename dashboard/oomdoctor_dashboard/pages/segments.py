@@ -1,0 +1,428 @@
+"""The address space at the moment: segments as rows, blocks as boxes, and beside it what was clicked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Optional
+
+import dash
+import dash_mantine_components as dmc
+import numpy as np
+from dash import ALL, Input, Output, State, dcc, html, no_update
+
+from oomdoctor.allocator.moment import Moment
+from oomdoctor.snapshot.model import ALLOC, FREE_COMPLETED, FREE_REQUESTED
+from oomdoctor.units import format_bytes
+from oomdoctor_dashboard import ids
+from oomdoctor_dashboard.block_life import Lives
+from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.figures.segments import height_of, segment_figure
+from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
+from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
+from oomdoctor_dashboard.segment_panel import panel, row_at, summary
+from oomdoctor_dashboard.segment_words import box_lines
+from oomdoctor_dashboard.view import View, changed, options_of, with_options
+
+ID, TITLE = "segments", "Segments"
+
+_POOLS = (("", "all pools"), ("large", "large pool"), ("small", "small pool"), ("private", "private pools"))
+# Of a device with thousands of segments those with the most in holes.
+_LISTED = 100
+# Maps that stay at hand: several people may look at one recording.
+_KEPT = 8
+_HELP = (
+    "The memory that PyTorch reserves on this device at the moment, in the order of addresses, to scale: all"
+    " rows are equally many bytes. A long segment goes on in the next row (+ how far in it the row begins),"
+    " short ones share a row. What lies between two segments is not reserved and not drawn to scale.",
+    "A hole is what PyTorch calls an inactive split: free memory in a segment that has live blocks. The"
+    " allocator can give a segment back only when all of it is free, so live blocks pin holes. In an"
+    " expandable segment the live neighbours alone pin one. Pending free: the program freed the block, and"
+    " another stream has still to be waited for.",
+    "Blocks narrower than a pixel are drawn as one box for each state. Click one to see its segment alone.",
+    "Pink: what the last event was about. Click a block for its life, a hole for what pins it.",
+)
+
+
+def layout() -> Any:
+    """The map and the panel beside it."""
+    select: dict[str, Any] = {"size": "xs", "allowDeselect": False}
+    return html.Div(
+        [
+            dcc.Store(id=f"{ID}-drawn"),
+            dmc.Group(
+                gap="xs",
+                mb=4,
+                children=[
+                    dmc.Select(
+                        id=f"{ID}-pool", w=130, value="all", **select, **{"aria-label": "Pool"},
+                        data=[{"value": key or "all", "label": label} for key, label in _POOLS],
+                    ),
+                    dmc.Select(
+                        id=f"{ID}-stream", w=140, value="all", **select, **{"aria-label": "Stream"},
+                        data=[{"value": "all", "label": "all streams"}],
+                    ),
+                    dmc.Select(
+                        id=f"{ID}-alone", w=290, value="all", searchable=True, limit=_LISTED, **select,
+                        data=[{"value": "all", "label": "all segments"}], **{"aria-label": "Segment"},
+                    ),
+                    dmc.Select(
+                        id=f"{ID}-colour", w=150, value="state", **select, **{"aria-label": "Colour"},
+                        data=[{"value": by, "label": f"colour by {by}"} for by in BY],
+                    ),
+                    dmc.Switch(id=f"{ID}-holes", size="xs", label="only segments with holes"),
+                    dmc.Popover(
+                        width=460,
+                        position="bottom-end",
+                        children=[
+                            dmc.PopoverTarget(
+                                dmc.Button("How to read this", variant="subtle", size="compact-xs")
+                            ),
+                            dmc.PopoverDropdown(
+                                dmc.Stack(
+                                    [dmc.Text(text, size="sm") for text in _HELP],
+                                    gap="xs",
+                                    className="od-help",
+                                )
+                            ),
+                        ],
+                    ),
+                ],
+            ),
+            html.Div(
+                style={"display": "flex", "gap": 12, "alignItems": "flex-start"},
+                children=[
+                    html.Div(
+                        style={"flex": "1 1 auto", "minWidth": 0},
+                        children=[
+                            html.Div(id=f"{ID}-none"),
+                            dcc.Graph(
+                                id=f"{ID}-graph",
+                                responsive=True,
+                                clear_on_unhover=True,
+                                style={"height": 300},
+                                config={
+                                    "displaylogo": False,
+                                    "doubleClick": "reset",
+                                    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+                                    "toImageButtonOptions": {"filename": "oomdoctor-segments", "scale": 2},
+                                },
+                            ),
+                        ],
+                    ),
+                    dmc.Paper(
+                        id=f"{ID}-panel",
+                        withBorder=True,
+                        p=10,
+                        style={
+                            "flex": "0 0 340px", "position": "sticky", "top": 8, "maxHeight": "94vh",
+                            "overflowY": "auto",
+                        },
+                    ),
+                ],
+            ),
+            dcc.Tooltip(id=f"{ID}-tooltip", direction="bottom"),
+        ]
+    )  # fmt: skip
+
+
+def register(app: dash.Dash, library: Library) -> None:
+    """Its callbacks."""
+    _register_options(app, library)
+    _register_choosing(app, library)
+
+    @app.callback(
+        Output(f"{ID}-graph", "figure"),
+        Output(f"{ID}-graph", "style"),
+        Output(f"{ID}-none", "children"),
+        Output(f"{ID}-drawn", "data"),
+        Output(f"{ID}-tooltip", "show", allow_duplicate=True),
+        Input(ids.SHOWN, "data"),
+        State(f"{ID}-drawn", "data"),
+        prevent_initial_call="initial_duplicate",
+    )
+    def draw(shown: Optional[View], drawn: Any) -> Any:
+        if shown is None or shown["tab"] != ID:
+            return (no_update,) * 5
+        loaded = library.loaded(shown["item"], shown["device"])
+        key = key_of(shown, loaded)
+        if key == drawn:
+            return (no_update,) * 5
+        found = map_of(loaded, key)
+        if not len(found):
+            return no_update, {"display": "none"}, _nothing(found.moment, _filter(key)), key, False
+        figure = figure_of(loaded, found, key)
+        return figure, {"height": height_of(found.lines)}, None, key, False
+
+    @app.callback(
+        Output(f"{ID}-panel", "children"),
+        Input(ids.SHOWN, "data"),
+    )
+    def tell(shown: Optional[View]) -> Any:
+        if shown is None or shown["tab"] != ID:
+            return no_update
+        loaded = library.loaded(shown["item"], shown["device"])
+        moment = loaded.moment(shown["event"])
+        options = options_of(shown, ID)
+        address = _address(options.get("block"))
+        if address is None:
+            return summary(moment, basis_of(loaded, moment))
+        return panel(moment, lives_of(loaded), address, alone=_address(options.get("alone")) is not None)
+
+    @app.callback(
+        Output(f"{ID}-tooltip", "show"),
+        Output(f"{ID}-tooltip", "bbox"),
+        Output(f"{ID}-tooltip", "children"),
+        Input(f"{ID}-graph", "hoverData"),
+        State(f"{ID}-drawn", "data"),
+        prevent_initial_call=True,
+    )
+    def hover(data: Any, key: Any) -> Any:
+        box = _box(data)
+        if box is None or key is None or not library.is_loaded(key["item"], key["device"]):
+            return False, no_update, no_update
+        found = map_of(library.loaded(key["item"], key["device"]), key)
+        if box >= len(found):
+            return False, no_update, no_update
+        first, *more = box_lines(found, box)
+        lines = [html.Div(first, style={"fontWeight": 600}), *(html.Div(line) for line in more)]
+        style = {"fontSize": 11, "maxWidth": 420, "overflowWrap": "anywhere", "whiteSpace": "normal"}
+        return True, data["points"][0]["bbox"], html.Div(lines, style=style, className="od-tooltip")
+
+
+# ---- what is drawn ----
+
+
+def key_of(shown: View, loaded: Loaded) -> dict[str, Any]:
+    """All that the figure depends on."""
+    return {
+        "item": shown["item"],
+        "device": shown["device"],
+        "theme": shown["theme"],
+        "event": loaded.event(shown["event"]),
+        "options": options_of(shown, ID),
+    }
+
+
+def map_of(loaded: Loaded, key: dict[str, Any]) -> SegmentMap:
+    """The map that a key asks for; of the last few, what pointing and clicking ask for again."""
+    kept: dict[Any, SegmentMap] = loaded.made("segment maps", lambda _: {})
+    text = json.dumps([key["event"], key["options"]], sort_keys=True)
+    found = kept.get(text)
+    if found is None:
+        found = _map(loaded, key)
+        for old in list(kept)[: -_KEPT + 1]:
+            kept.pop(old, None)
+        kept[text] = found
+    return found
+
+
+def _map(loaded: Loaded, key: dict[str, Any]) -> SegmentMap:
+    moment = loaded.moment(key["event"])
+    only = _filter(key)
+    kind, _ = _kinds(loaded, moment, key)
+    width = None
+    if only.segment is None:
+        # The same scale at all moments, so that stepping does not move what stays where it is.
+        width = loaded.made(("row bytes", only), lambda one: row_bytes_for(_fullest(one).layout, only))
+    return segment_map(moment, only, kind=kind, row_bytes=width)
+
+
+def figure_of(loaded: Loaded, found: SegmentMap, key: dict[str, Any]) -> Any:
+    """The figure of a map."""
+    moment = found.moment
+    _, names = _kinds(loaded, moment, key)
+    address = _address(key["options"].get("block"))
+    row = row_at(moment, address) if address is not None else None
+    selected = None
+    if row is not None:
+        selected = int(moment.layout.blocks["ptr"][row]), int(moment.layout.blocks["size"][row])
+    return segment_figure(found, key["theme"], kinds=names, selected=selected, touched=_touched(moment))
+
+
+def lives_of(loaded: Loaded) -> Lives:
+    """The lives of all blocks, made once."""
+    return loaded.made("lives", lambda one: Lives(one.history))
+
+
+def basis_of(loaded: Loaded, moment: Moment) -> str:
+    """What a moment's figures stand on, as ``inspect`` has it."""
+    return "recorded" if moment.events == loaded.events and loaded.device.agrees else "replayed"
+
+
+def _fullest(loaded: Loaded) -> Moment:
+    """Where the most was reserved."""
+    reserved = loaded.history.effects["reserved_bytes"]
+    return loaded.moment(int(reserved.argmax()) + 1 if len(reserved) else None)
+
+
+def _kinds(loaded: Loaded, moment: Moment, key: dict[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
+    by = str(key["options"].get("colour", "state"))
+    ranking: list[str] = []
+    if by == "stack":
+        ranking = loaded.made("ranked places", lambda one: ranked_places(_fullest(one)))
+    return kinds_of(moment, by, ranking)
+
+
+def _filter(key: dict[str, Any]) -> Filter:
+    options = key["options"]
+    stream = options.get("stream")
+    return Filter(
+        pool=str(options.get("pool", "")),
+        stream=stream if isinstance(stream, int) else None,
+        only_holes=bool(options.get("holes", False)),
+        segment=_address(options.get("alone")),
+    )
+
+
+def _touched(moment: Moment) -> Optional[tuple[int, int]]:
+    """Where the last event happened: its block or its segment."""
+    if not moment.events:
+        return None
+    at = moment.events - 1
+    events, effect = moment.history.recording.events, moment.history.effects[at]
+    size = int(effect["block_size"])
+    if events.action[at] in (ALLOC, FREE_REQUESTED, FREE_COMPLETED) or size:
+        return int(events.address[at]), size
+    return None
+
+
+def _address(text: Any) -> Optional[int]:
+    """An address as it stands in the view."""
+    try:
+        return int(str(text), 16) if text else None
+    except ValueError:
+        return None
+
+
+def _box(data: Any) -> Optional[int]:
+    """The box of an event of the graph; None where it is about something else."""
+    points = data.get("points") if isinstance(data, dict) else None
+    found = points[0].get("customdata") if points else None
+    return found if isinstance(found, int) else None
+
+
+def _nothing(moment: Moment, only: Filter) -> Any:
+    if only.segment is not None:
+        text = f"The segment {only.segment:#x} is not there at this moment. Choose all segments above."
+        return alert("No such segment", text, colour="blue")
+    if moment.layout.segments:
+        return alert("No segment is like this", "Choose other pools or streams above.", colour="blue")
+    return alert("Nothing is reserved", "The device has no segment at this moment.", colour="blue")
+
+
+# ---- what is chosen ----
+
+
+def _register_options(app: dash.Dash, library: Library) -> None:
+    names = ("pool", "stream", "alone", "colour")
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        *(Input(f"{ID}-{name}", "value") for name in names),
+        Input(f"{ID}-holes", "checked"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def choose(pool: str, stream: str, alone: str, colour: str, holes: bool, view: Optional[View]) -> Any:
+        if view is None or view["tab"] != ID:
+            return no_update
+        new = with_options(
+            view,
+            ID,
+            pool=None if pool == "all" else pool,
+            stream=None if stream == "all" else int(stream),
+            alone=None if alone == "all" else alone,
+            colour=None if colour == "state" else colour,
+            holes=True if holes else None,
+        )
+        return no_update if options_of(new, ID) == options_of(view, ID) else new
+
+    @app.callback(
+        *(Output(f"{ID}-{name}", "value") for name in names),
+        Output(f"{ID}-holes", "checked"),
+        Output(f"{ID}-stream", "data"),
+        Output(f"{ID}-alone", "data"),
+        Input(ids.SHOWN, "data"),
+    )
+    def show(shown: Optional[View]) -> Any:
+        if shown is None or shown["tab"] != ID:
+            return (no_update,) * 7
+        loaded = library.loaded(shown["item"], shown["device"])
+        moment = loaded.moment(shown["event"])
+        options = options_of(shown, ID)
+        alone = options.get("alone")
+        handles = moment.history.recording.streams.tolist()
+        streams = [{"value": str(rank), "label": f"stream {one:#x}"} for rank, one in enumerate(handles)]
+        return (
+            options.get("pool", "all"),
+            str(options.get("stream", "all")),
+            alone or "all",
+            options.get("colour", "state"),
+            bool(options.get("holes", False)),
+            [{"value": "all", "label": "all streams"}, *streams],
+            [{"value": "all", "label": "all segments"}, *listed_segments(moment, _address(alone))],
+        )
+
+
+def listed_segments(moment: Moment, also: Optional[int] = None) -> list[dict[str, str]]:
+    """Segments to choose from: those with the most bytes in holes, then the largest; and ``also``."""
+    layout = moment.layout
+    if not layout.segments:
+        return [] if also is None else [{"value": f"{also:#x}", "label": f"{also:#x}, not there"}]
+    starts, sizes = bounds(layout)
+    holes = layout.per_segment(np.where(layout.in_hole, layout.blocks["size"], 0))
+    order = np.lexsort((starts, -sizes, -holes))[:_LISTED].tolist()
+    out = [
+        {
+            "value": f"{int(starts[i]):#x}",
+            "label": f"{int(starts[i]):#x}  {format_bytes(int(sizes[i]))}"
+            + (f", {format_bytes(int(holes[i]))} in holes" if holes[i] else ""),
+        }
+        for i in order
+    ]
+    if also is not None and f"{also:#x}" not in {one["value"] for one in out}:
+        out.append({"value": f"{also:#x}", "label": f"{also:#x}"})
+    return out
+
+
+def _register_choosing(app: dash.Dash, library: Library) -> None:
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-graph", "clickData"),
+        State(f"{ID}-drawn", "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def click(data: Any, key: Any, view: Optional[View]) -> Any:
+        box = _box(data)
+        if box is None or view is None or key is None or not library.is_loaded(key["item"], key["device"]):
+            return no_update
+        found = map_of(library.loaded(key["item"], key["device"]), key)
+        if box >= len(found):
+            return no_update
+        layout = found.moment.layout
+        block = int(found.block[box])
+        if found.count[box] > 1 and not options_of(view, ID).get("alone"):
+            start = int(bounds(layout)[0][layout.segment[block]])
+            return with_options(view, ID, alone=f"{start:#x}")
+        return with_options(view, ID, block=f"{int(layout.blocks['ptr'][block]):#x}")
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input({"type": f"{ID}-pick", "address": ALL, "n": ALL}, "n_clicks"),
+        Input({"type": f"{ID}-alone", "address": ALL, "n": ALL}, "n_clicks"),
+        Input({"type": f"{ID}-go", "event": ALL, "n": ALL}, "n_clicks"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def follow(_: Any, __: Any, ___: Any, view: Optional[View]) -> Any:
+        """The panel's buttons: to another block, to one segment alone, to another moment."""
+        asked = dash.ctx.triggered_id
+        # Buttons that appear trigger as well; nobody has clicked those.
+        if view is None or not asked or not any(one["value"] for one in dash.ctx.triggered):
+            return no_update
+        if asked["type"] == f"{ID}-go":
+            return changed(view, event=int(asked["event"]))
+        name = "block" if asked["type"] == f"{ID}-pick" else "alone"
+        return with_options(view, ID, **{name: asked["address"] or None})
