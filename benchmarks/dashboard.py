@@ -1,0 +1,266 @@
+"""How fast the dashboard answers in a browser, on a large recording; beside it PyTorch's own viewer.
+
+    python benchmarks/dashboard.py [--events 1500000] [--file SNAPSHOT] [--rounds 8] [--viewer FOLDER]
+
+Prints the time from opening the page to its first picture, with the file read and not yet read; the median and
+worst time of each interaction, from the act until the page is at rest; and the memory of the tab. The recording
+is made by the real allocator on an emulated device (minutes), with stacks made up afterwards; --file takes
+another. Needs Playwright and a Chromium (``CHROMIUM``, /usr/bin/chromium by default).
+
+FOLDER holds PyTorch's viewer as one page that needs no network: torch/utils/viz/MemoryViz.js of a PyTorch
+source tree with d3 5 from npm, bundled (``esbuild entry.js --bundle``) into viewer.js, where entry.js says
+``import {add_remote_files} from "./MemoryViz.js"; window.add_remote_files = add_remote_files;``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import http.server
+import os
+import pickle
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+# Counts what is under way, and notes when the page last did something.
+_WATCH = """
+window.__open = 0; window.__last = performance.now();
+const fetch_ = window.fetch;
+window.fetch = (...all) => {
+  window.__open++;
+  return fetch_(...all).finally(() => setTimeout(() => { window.__open--; window.__last = performance.now(); }));
+};
+new MutationObserver(() => { window.__last = performance.now(); })
+  .observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
+"""
+_AT_REST = """([since, quiet]) => new Promise(done => {
+  const look = () => {
+    const now = performance.now();
+    if (window.__open === 0 && now - window.__last > quiet && now - since > quiet) {
+      done(Math.max(window.__last - since, 0));
+    } else { requestAnimationFrame(look); }
+  };
+  look();
+})"""
+_QUIET_MS = 150
+
+
+def make_recording(events: int, path: Path) -> None:
+    """A recording of about so many events, by the real allocator; stacks of a made-up program."""
+    from real_allocator import churn
+
+    from oomdoctor.emulator.drive import drive
+
+    flat = churn(int(events / 1.5))
+    ops = [
+        ["alloc", number, size, 0] if size >= 0 else ["free", number]
+        for number, size in zip(flat["id"].tolist(), flat["bytes"].tolist())
+    ]
+    history = {"max_entries": 4 * len(ops), "stacks": False}
+    (result,) = drive(sys.executable, [{"program": {"ops": ops}, "history": history, "snapshot": str(path)}])
+    assert result["error"] is None, result
+    with open(path, "rb") as file:
+        snapshot = pickle.load(file)  # our own
+    rng = random.Random(1)
+    frames = [
+        {
+            "name": rng.choice(("forward", "update", "linear", "apply", "generate")) + str(i % 61),
+            "filename": f"/env/lib/python3.11/site-packages/transformers/models/model_{i % 97}/modeling.py",
+            "line": rng.randrange(1, 3000),
+        }
+        for i in range(1500)
+    ]
+    stacks = [[rng.choice(frames) for _ in range(rng.randrange(8, 28))] for _ in range(900)]
+    for event in snapshot["device_traces"][0]:
+        event["frames"] = stacks[event["size"] * 7919 % len(stacks)]
+    for segment in snapshot["segments"]:
+        for block in segment["blocks"]:
+            block["frames"] = stacks[block["size"] * 7919 % len(stacks)]
+    with open(path, "wb") as file:
+        pickle.dump(snapshot, file, protocol=4)
+
+
+@contextlib.contextmanager
+def dashboard(path: Path) -> Iterator[str]:
+    """Serve a recording; yields the address."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "oomdoctor", "dashboard", "--port", "0", str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stderr is not None
+    try:
+        for line in server.stderr:
+            found = re.search(r"http://\S+", line)
+            if found:
+                yield found.group()
+                return
+        raise SystemExit("the dashboard did not start")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextlib.contextmanager
+def files(folder: Path) -> Iterator[str]:
+    """Serve a folder; yields the address."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def renderer_mib() -> float:
+    """Memory of the largest renderer process, which is our tab, MiB (proportional set size)."""
+    largest = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"--type=renderer" in (process / "cmdline").read_bytes():
+                text = (process / "smaps_rollup").read_text()
+                largest = max(largest, int(re.search(r"^Pss:\s+(\d+)", text, re.M).group(1)))  # type: ignore[union-attr]
+    return largest / 1024
+
+
+def timed(page: Any, act: Callable[[], None]) -> float:
+    """Milliseconds from an act until the page is at rest."""
+    since = page.evaluate("performance.now()")
+    act()
+    return float(page.evaluate(_AT_REST, [since, _QUIET_MS]))
+
+
+def report(name: str, times: list[float]) -> None:
+    print(f"  {name:44s}{statistics.median(times):8.0f} ms median {max(times):8.0f} ms worst")
+
+
+def picture(page: Any, url: str) -> float:
+    """Seconds until the timeline is drawn."""
+    start = time.perf_counter()
+    page.goto(url)
+    page.wait_for_selector("#timeline-graph .scatterlayer .trace path", timeout=600_000)
+    return time.perf_counter() - start
+
+
+def ours(context: Any, path: Path, rounds: int) -> None:
+    rng = random.Random(2)
+    with dashboard(path) as url:
+        page = context.new_page()
+        page.add_init_script(_WATCH)
+        print(f"oomdoctor dashboard\n  first picture, the file being read   {picture(page, url):8.1f} s")
+        page.evaluate(_AT_REST, [0, 1000])
+        print(f"  memory of the tab                     {renderer_mib():8.0f} MiB")
+        page.close()
+        page = context.new_page()
+        page.add_init_script(_WATCH)
+        print(f"  first picture, the file read before   {picture(page, url):8.1f} s")
+        page.evaluate(_AT_REST, [0, 1000])
+
+        def in_timeline(fraction: float) -> tuple[float, float]:
+            box = page.locator("#timeline-graph .nsewdrag").first.bounding_box()
+            return box["x"] + fraction * box["width"], box["y"] + 0.6 * box["height"]
+
+        def click() -> None:
+            page.mouse.click(*in_timeline(rng.uniform(0.05, 0.95)))
+
+        def zoom() -> None:
+            left = rng.uniform(0.1, 0.6)
+            page.mouse.move(*in_timeline(left))
+            page.mouse.down()
+            page.mouse.move(*in_timeline(left + 0.15), steps=3)
+            page.mouse.up()
+
+        def tab(name: str) -> None:
+            page.locator(f".mantine-Tabs-tab[id$='tab-{name}']").click()
+            page.evaluate(_AT_REST, [0, 400])
+
+        def search() -> None:
+            page.fill(
+                "#live-text", rng.choice(("forward", "update", "linear", "apply")) + str(rng.randrange(60))
+            )
+            page.keyboard.press("Enter")
+
+        for name in ("overview", "segments", "live"):
+            tab(name)
+            report(f"{name}: move the moment", [timed(page, click) for _ in range(rounds)])
+            steps = [timed(page, lambda: page.click("#moment-next")) for _ in range(rounds)]
+            report(f"{name}: step", steps)
+        tab("live")
+        report("live: filter", [timed(page, search) for _ in range(rounds)])
+        tab("overview")
+        zooms = []
+        for _ in range(rounds):
+            zooms.append(timed(page, zoom))
+            timed(page, lambda: page.click("#timeline-all"))
+        report("timeline: zoom", zooms)
+        print(f"  memory of the tab at the end          {renderer_mib():8.0f} MiB")
+        page.close()
+
+
+def theirs(context: Any, path: Path, viewer: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "viewer.js").write_bytes((viewer / "viewer.js").read_bytes())
+        (folder / "snapshot.pickle").symlink_to(path.resolve())
+        (folder / "viewer.html").write_text("<!DOCTYPE html><body><script src='viewer.js'></script></body>")
+        with files(folder) as url:
+            page = context.new_page()
+            page.goto(url + "viewer.html")
+            start = time.perf_counter()
+            page.evaluate("add_remote_files([{name: 'snapshot', url: 'snapshot.pickle'}])")
+            page.wait_for_selector("svg polygon", timeout=900_000)
+            print(
+                f"PyTorch's viewer\n  first picture (active memory timeline) {time.perf_counter() - start:7.1f} s"
+            )
+            print(f"  memory of the tab                     {renderer_mib():8.0f} MiB")
+            page.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=1_500_000)
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--viewer", type=Path)
+    options = parser.parse_args()
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        print("benchmarks/dashboard.py: skipped, there is no Playwright")
+        return
+    chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+    if not Path(chromium).exists():
+        print("benchmarks/dashboard.py: skipped, there is no Chromium")
+        return
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        path = options.file or Path(folder) / "recording.pickle"
+        if not path.exists():
+            make_recording(options.events, path)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        ours(context, path, options.rounds)
+        if options.viewer is not None:
+            theirs(context, path, options.viewer)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
