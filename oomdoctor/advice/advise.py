@@ -13,7 +13,10 @@ from oomdoctor.advice.prove import Proof, prove, why_unprovable
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.allocator.loading import DeviceHistory
+from oomdoctor.allocator.release_bounds import named
+from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.what_if import capacity_at_oom
+from oomdoctor.errors import SettingsError
 from oomdoctor.units import format_bytes
 
 
@@ -106,6 +109,7 @@ def advise(
                 f"device {device.device}, {which}: recorded with {text or 'the defaults'};"
                 f" all are compared with {recorded_text or 'the defaults'}, of the first"
             )
+    notes += _not_by_oldest(best, devices)
     return Advice(
         devices=devices,
         capacities=capacities,
@@ -116,6 +120,19 @@ def advise(
         max_split=answer(tried, current, [device.history for device in devices]),
         notes=tuple(notes),
     )
+
+
+def _not_by_oldest(best: Optional[Tried], devices: Sequence[DeviceHistory]) -> list[str]:
+    """Where the release is bounded only, the newest was assumed: what the oldest says to the setting."""
+    if best is None:
+        return []
+    found = []
+    for oldest in {device.torch.oldest for device in devices if not device.torch.is_exact}:
+        try:
+            parse_settings(best.alloc_conf, oldest)
+        except SettingsError as error:
+            found.append(f"if it was torch {named(oldest)} that recorded this: {error.what}")
+    return found
 
 
 def capacity_of(device: DeviceHistory) -> Optional[int]:

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Optional
 
-from oomdoctor.diagnosis.max_split import HoleySegments, proposed_mb
+from oomdoctor.diagnosis.max_split import HoleySegments, mildest_mb, proposed_mb, within_reach
 from oomdoctor.diagnosis.model import Diagnosis, OtherProcess, Remedy, Verdict
 from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account
@@ -57,6 +57,7 @@ def remedies_for(
     """What may help, the likeliest first.
 
     Args:
+        request: what failed; None for a state in which nothing did.
         holey: the segments with holes (see :func:`holey_segments`); None where no snapshot says.
     """
     if verdict == "fragmentation":
@@ -137,11 +138,16 @@ def _against_fragmentation(
         value = (
             first_max_split_size_mb(need) if holey is None else proposed_mb(holey, need, account.room or 0)
         )
+    elif holey is not None:
+        value = mildest_mb(holey)
     if value is not None and program.expandable is not True:
+        what = "blocks of that size and more stay whole"
+        if need is not None:
+            what = "below the failed request, so that blocks of its size stay whole"
         found.append(
             Remedy(
                 "max-split-size",
-                "below the failed request, so that blocks of its size stay whole"
+                what
                 + (_where_it_applies(holey, value) if holey is not None else ", a guess from its size alone"),
                 _assignment(program, {"max_split_size_mb": str(value)}, without=("expandable_segments",)),
                 "estimated",
@@ -161,7 +167,7 @@ def _against_fragmentation(
 
 def _where_it_applies(holey: tuple[HoleySegments, ...], value: int) -> str:
     reached = [one for one in holey if one.segment_bytes >= value * MIB]
-    held, count = sum(one.hole_bytes for one in reached), sum(one.count for one in reached)
+    held, count = within_reach(holey, value), sum(one.count for one in reached)
     what = "segment of that size or more has" if count == 1 else "segments of that size or more have"
     return f": {count:,} {what} {format_bytes(held)} of holes"
 

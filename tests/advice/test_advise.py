@@ -14,8 +14,12 @@ from typing import Any, Optional
 import pytest
 from click.testing import CliRunner
 
+from oomdoctor.advice.advise import advise
 from oomdoctor.advice.candidates import max_split_values
+from oomdoctor.advice.evaluate import Place
+from oomdoctor.advice.search import local_map
 from oomdoctor.allocator.loading import load_device
+from oomdoctor.allocator.release_bounds import ReleaseBounds
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.cli import group
@@ -259,14 +263,6 @@ def test_what_the_program_set_itself_is_not_advised_anew(tmp_path: Path) -> None
 # ---- input that is not as it should be ----
 
 
-def test_a_state_without_history_is_not_replayed(tmp_path: Path) -> None:
-    path = save(tmp_path / "one.pickle", snapshot(segment(1 << 40, live(4 * MIB), hole(16 * MIB))))
-    error = refused(path)
-    assert error.exit_code == 1
-    assert "no history was recorded" in str(error)
-    assert "oomdoctor trace" in str(error)
-
-
 def test_a_history_without_a_request_is_survived(tmp_path: Path) -> None:
     plain = snapshot(segment(1 << 40, live(4 * MIB), hole(16 * MIB)), traces=[[event("snapshot", 0, addr=0)]])
     (device,) = ask(save(tmp_path / "one.pickle", plain))["devices"]
@@ -297,6 +293,29 @@ def test_a_release_newer_than_all_known_is_told(tmp_path: Path) -> None:
     (device,) = ask(str(run))["devices"]
     assert device["torch"]["version"] == "2.99.0"
     assert any("2.99" in note for note in device["notes"])
+
+
+def test_a_release_that_is_bounded_only_may_not_know_the_setting() -> None:
+    """The fields of a bare snapshot bound the release; expandable segments came with 2.1."""
+    growing: list[Act] = [
+        act for size in range(30, 70, 10) for act in (("alloc", size * MIB, 0), ("free", 0))
+    ]
+    device = load_device(snapshot_from_plain(recorded(growing, Settings())), SnapshotSource("nowhere"), 0)
+    bounded = replace(device, torch=ReleaseBounds((2, 0), (2, 12), "derived"))
+    for one, told in ((device, False), (bounded, True)):
+        recordings = [(Place("nowhere", 0), one)]
+        with local_map(recordings, workers=1) as mapped:
+            advice = advise(recordings, mapped, capacity=100 * MIB)
+        assert advice.best is not None
+        assert "expandable_segments" in advice.best.alloc_conf
+        assert any("if it was torch 2.0 that recorded this" in note for note in advice.notes) == told
+
+
+def test_a_version_that_is_none_is_taken_from_the_fields(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    add_dump(add_process(run, 7, torch_version="main"), recorded(HELPS, Settings()), reason="exit")
+    (device,) = ask(str(run))["devices"]
+    assert (device["torch"]["oldest"], device["torch"]["basis"]) == ("2.12", "derived")
 
 
 def test_a_release_that_has_not_recorded_it_is_refused(tmp_path: Path) -> None:
