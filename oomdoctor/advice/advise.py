@@ -12,6 +12,7 @@ from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, prove, why_unprovable
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.search import Map, Progress, search
+from oomdoctor.advice.shortfall import Shortfall, shortfall
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.settings_parser import parse_settings
@@ -32,6 +33,8 @@ class Advice:
         best: the recommendation; None where nothing beats the current settings.
         why: of the recommendation, or of there being none.
         max_split: the answer about max_split_size_mb.
+        shortfalls: of each recording, what was missing where memory runs out under the best setting too;
+            None where it does not.
         proofs: by recording and settings text, where asked for.
         unproved: why a recording could not be driven through the real allocator, by recording.
         again: the whole program under the recommendation, where it was rehearsed and that was asked for.
@@ -45,6 +48,7 @@ class Advice:
     best: Optional[Tried]
     why: str
     max_split: MaxSplitAnswer
+    shortfalls: tuple[Optional[Shortfall], ...] = ()
     proofs: dict[tuple[int, str], Proof] = field(default_factory=dict)
     unproved: dict[int, str] = field(default_factory=dict)
     again: Optional[Again] = None
@@ -117,6 +121,10 @@ def advise(
         tried=tuple(tried),
         best=best,
         why=_why(best, current),
+        shortfalls=tuple(
+            shortfall(device.history, size, outcome.first_oom)
+            for device, size, outcome in zip(devices, capacities, (best or current).outcomes)
+        ),
         max_split=answer(tried, current, [device.history for device in devices]),
         notes=tuple(notes),
     )

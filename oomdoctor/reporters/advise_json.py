@@ -2,7 +2,8 @@
 
 Added to it: ``why`` of a device where there is no recommendation, what a recording is of (``path``,
 ``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``unproved``,
-``line`` to paste, ``notes``; in ``metrics`` ``survives``, ``headroom_bytes`` and ``least_capacity_bytes``.
+``line`` to paste, ``shortfall`` where memory runs out under the best setting too, ``notes``; in ``metrics``
+``survives``, ``headroom_bytes`` and ``least_capacity_bytes``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Optional
 
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.ranking import Tried
+from oomdoctor.reporters import shortfall_json
 from oomdoctor.reporters.advise_text import export_line
 from oomdoctor.reporters.recording_json import about
 
@@ -88,6 +90,7 @@ def _device(advice: Advice, number: int) -> Json:
             if of == number
         ],
         "unproved": advice.unproved.get(number),
+        "shortfall": shortfall_json.document(advice.shortfalls[number]) if advice.shortfalls else None,
         "notes": list(device.notes),
     }
 

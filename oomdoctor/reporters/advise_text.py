@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.ranking import Tried, frontier
-from oomdoctor.advice.shortfall import shortfall
 from oomdoctor.diagnosis.torch_settings import variable
+from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import size_text
-from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
+from oomdoctor.reporters.recording_text import WIDTH, called, filled, notes, problems, release, trust
 from oomdoctor.units import format_bytes
 
 _ROWS = 7
-_HOLDERS = 6
 _NAME = 25
 
 
@@ -96,11 +95,22 @@ def _row(advice: Advice, number: int, one: Tried) -> str:
     mark = " ←" if one is advice.best else ""
     lead = ""
     if len(name) > _NAME:
-        lead, name = f"  {name}\n", ""
+        lead, name = "".join(f"  {line}\n" for line in broken(name)), ""
     return (
         f"{lead}  {name:{_NAME}s} {survives:>14s} {size_text(outcome.peak_reserved_bytes):>9s}"
         f" {outcome.num_alloc_retries:5,d} {needs:>9s} {advice.basis(number, one.alloc_conf)}{mark}"
     )
+
+
+def broken(settings: str, width: int = WIDTH - 2) -> list[str]:
+    """A long settings text in lines, broken behind commas."""
+    lines = [""]
+    for part in settings.split(","):
+        if lines[-1] and len(lines[-1]) + len(part) + 1 > width:
+            lines.append("")
+        lines[-1] += part + ","
+    lines[-1] = lines[-1][:-1]
+    return lines
 
 
 def _split(advice: Advice) -> str:
@@ -110,26 +120,12 @@ def _split(advice: Advice) -> str:
 
 
 def _what_else(advice: Advice) -> list[str]:
-    """Where memory ran out and no setting helps: what is missing, what lives."""
-    parts = []
-    for device, capacity in zip(advice.devices, advice.capacities):
-        lack = shortfall(device.history, capacity)
-        if lack is None or advice.current.survives:
-            continue
-        said = (
-            f"{called(device)}: {format_bytes(lack.live_bytes)} were live and"
-            f" {format_bytes(lack.requested_bytes)} wanted"
-        )
-        if lack.missing_bytes:
-            said += f", {format_bytes(lack.missing_bytes)} more than there are"
-        lines = [filled(f"{said}. What lived, by where it was allocated (replayed):")]
-        for holder in lack.holders[:_HOLDERS]:
-            frame = holder.place.frames[0] if holder.place.frames else None
-            where = f"{frame.name}  {frame.filename}:{frame.line}" if frame else "no stack recorded"
-            where = where if len(where) <= 54 else "…" + where[-53:]
-            lines.append(f"  {where:54s} {format_bytes(holder.bytes):>11s} {holder.blocks:6,d}")
-        parts.append("\n".join(lines))
-    return parts
+    """Where memory runs out under the best setting too: what is missing, and how much less would do."""
+    return [
+        shortfall_text.render(lack, called(device))
+        for device, lack in zip(advice.devices, advice.shortfalls)
+        if lack is not None
+    ]
 
 
 def _again(advice: Advice) -> str:
@@ -167,7 +163,8 @@ def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
         if advice.proofs or advice.unproved
         else f"\nThe real allocator's word:\n  oomdoctor advise {shlex.quote(path)} --prove"
     )
-    return (
+    said = (
         f"{filled(f'Best: {advice.why}.')}\n\n  {ink(line, 'bold')}{_again(advice)}\n"
         f"\nTo see that it helps, record again with it: oomdoctor trace -- COMMAND{proof}"
     )
+    return "\n\n".join([said, *_what_else(advice)])
