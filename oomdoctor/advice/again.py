@@ -13,6 +13,7 @@ from oomdoctor.diagnosis.run import recorded_with
 from oomdoctor.diagnosis.torch_settings import variable
 from oomdoctor.run.documents import text
 from oomdoctor.run.folder import Launcher, RunFolder
+from oomdoctor.storage import is_folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Again:
 
 def was_rehearsed(path: str) -> bool:
     """Whether a path is the folder of a run on emulated devices."""
-    return os.path.isdir(path) and bool(_rehearsals(RunFolder.open(path)))
+    return is_folder(path) and bool(_rehearsals(RunFolder.open(path)))
 
 
 def _rehearsals(run: RunFolder) -> list[Launcher]:

@@ -20,6 +20,7 @@ from oomdoctor.diagnosis.settings_text import (
     version_of,
 )
 from oomdoctor.diagnosis.torch_settings import EXPANDABLE_SEGMENTS_SINCE, first_max_split_size_mb
+from oomdoctor.storage import is_url
 from oomdoctor.units import GIB, MIB, format_bytes
 
 
@@ -222,7 +223,13 @@ def next_command(run: str, diagnosis: Diagnosis, program: Program) -> Optional[s
 
 
 def _beside(run: str, *, whole: bool) -> str:
-    """A new run folder beside this one, by this one's real name: "." has none of its own."""
+    """A new run folder beside this one, by this one's real name: "." has none of its own.
+
+    Of one on shared storage the new one goes here: a recorder writes to files of its machine.
+    """
+    if is_url(run):
+        name = os.path.basename(run.rstrip("/")) + "-2"
+        return os.path.abspath(name) if whole else name
     if os.path.basename(os.path.normpath(run)) in ("", ".", ".."):
         real = os.path.abspath(run)
         return real + "-2" if whole else os.path.relpath(real + "-2")
