@@ -13,6 +13,7 @@ from oomdoctor.advice.prove import Proof, prove, why_unprovable
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.advice.shortfall import Shortfall, shortfall
+from oomdoctor.advice.verify import Steps, steps
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.settings_parser import parse_settings
@@ -38,6 +39,7 @@ class Advice:
         proofs: by recording and settings text, where asked for.
         unproved: why a recording could not be driven through the real allocator, by recording.
         again: the whole program under the recommendation, where it was rehearsed and that was asked for.
+        steps: how to take up the recommendation, and see that it helps.
         notes: what a reader has to know.
     """
 
@@ -52,6 +54,7 @@ class Advice:
     proofs: dict[tuple[int, str], Proof] = field(default_factory=dict)
     unproved: dict[int, str] = field(default_factory=dict)
     again: Optional[Again] = None
+    steps: Optional[Steps] = None
     notes: tuple[str, ...] = ()
 
     def basis(self, number: int, alloc_conf: str) -> str:
@@ -65,6 +68,7 @@ def advise(
     mapped: Map,
     *,
     capacity: Optional[int] = None,
+    path: str = "",
     progress: Optional[Progress] = None,
 ) -> Advice:
     """Search settings for a job.
@@ -72,6 +76,7 @@ def advise(
     Args:
         recordings: those with history; at least one.
         capacity: bytes that PyTorch may reserve on each; by default what the recording shows it had.
+        path: of the run folder or snapshot that they are from, for the commands to run next.
     """
     devices = tuple(device for _, device in recordings)
     capacities = tuple(capacity if capacity is not None else capacity_of(device) for device in devices)
@@ -126,6 +131,7 @@ def advise(
             for device, size, outcome in zip(devices, capacities, (best or current).outcomes)
         ),
         max_split=answer(tried, current, [device.history for device in devices]),
+        steps=None if best is None else steps(path or devices[0].source.path, devices, best.alloc_conf),
         notes=tuple(notes),
     )
 

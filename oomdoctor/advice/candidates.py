@@ -26,6 +26,19 @@ from oomdoctor.units import MIB
 # Sizes beyond these, by bytes asked for in them, can hardly matter and are not told apart.
 _MOST_SIZES = 24
 EXPANDABLE = "expandable_segments:True"
+# What the settings tried here decide about; others (pinned memory, locks) stay as they were.
+SHAPES_THE_HEAP = frozenset(
+    {
+        "backend",
+        "expandable_segments",
+        "garbage_collection_threshold",
+        "large_segment_size_mb",
+        "max_non_split_rounding_mb",
+        "max_split_size_mb",
+        "per_process_memory_fraction",
+        "roundup_power2_divisions",
+    }
+)
 
 
 def max_split_values(histories: Sequence[History]) -> list[int]:

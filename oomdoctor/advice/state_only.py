@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
+from oomdoctor.advice.verify import program_of
 from oomdoctor.allocator.loading import DeviceHistory
-from oomdoctor.allocator.release_bounds import named
 from oomdoctor.diagnosis.device_report import DeviceReport, report_device
 from oomdoctor.diagnosis.inspection import Inspection, inspect_device
 from oomdoctor.diagnosis.max_split import (
@@ -28,9 +28,7 @@ from oomdoctor.diagnosis.model import Remedy
 from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account
 from oomdoctor.diagnosis.run_remedies import Program, remedies_for
-from oomdoctor.diagnosis.settings_text import LEGACY
 from oomdoctor.diagnosis.state import device_state
-from oomdoctor.diagnosis.torch_settings import EXPANDABLE_SEGMENTS_SINCE
 from oomdoctor.diagnosis.unmappable import unmappable_bytes
 from oomdoctor.run.documents import integer, mapping, objects
 from oomdoctor.snapshot.model import ALLOC, OOM
@@ -105,7 +103,7 @@ def advise_from_state(devices: Sequence[DeviceHistory], capacity: Optional[int] 
     holey = _together([report.holey_segments for report in (reports if failed is None else [failed])])
     account = _sum([report.account for report in reports]) if failed is None else failed.account
     request = failed.request if failed is not None else None
-    program = _program(devices[0])
+    program = program_of(devices[0])
     remedies = remedies_for(
         "fragmentation" if failed is None else failed.verdict,
         account,
@@ -154,21 +152,6 @@ def _report(device: DeviceHistory) -> DeviceReport:
         sample=None,
         pid=device.source.pid,
         time_unix=None,
-    )
-
-
-def _program(device: DeviceHistory) -> Program:
-    """What the recording knows of the program. Of a release that is bounded only, the oldest counts."""
-    settings = device.history.settings
-    oldest = device.torch.oldest
-    known = device.torch.text or (named(oldest) if oldest >= EXPANDABLE_SEGMENTS_SINCE else None)
-    process = mapping(device.source.document, "process")
-    return Program(
-        torch_version=known,
-        is_hip=process.get("hip_version") is not None,
-        asked=device.source.environment or ({LEGACY: settings.text} if settings.text else {}),
-        expandable=settings.expandable_segments,
-        backend=settings.backend,
     )
 
 

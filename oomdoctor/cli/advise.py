@@ -117,7 +117,7 @@ def command(
     problems += [f"device {one.device}: no request was recorded, so it has no say" for one in without]
     search_on = cluster_map(scheduler) if scheduler else local_map(recordings, workers)
     with search_on as mapped:
-        advice = advise(recordings, mapped, capacity=capacity, progress=_progress())
+        advice = advise(recordings, mapped, capacity=capacity, path=path, progress=_progress())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     if proves:

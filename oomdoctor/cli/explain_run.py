@@ -121,5 +121,5 @@ def _advise(path: str) -> None:
         ]
         if any(capacity_at_oom(one.history) is not None for _, one in recordings):
             with local_map(recordings) as mapped:
-                advice = advise(recordings, mapped)
+                advice = advise(recordings, mapped, path=path)
             write("\n" + advise_text.ending(advice, ink_for(sys.stdout), path))

@@ -216,13 +216,13 @@ def next_command(run: str, diagnosis: Diagnosis, program: Program) -> Optional[s
         if "--gpus" in words:
             gpus = words[words.index("--gpus") : words.index("--gpus") + 2]
         words = ["rehearse", *gpus, "--memory", exact_size(2 * total)]
-    elsewhere = _elsewhere(program)
-    words += ["-o", _beside(run, whole=elsewhere is not None), "--", *program.command]
-    go = f"cd {shlex.quote(elsewhere)} && " if elsewhere else ""
+    away = elsewhere(program)
+    words += ["-o", beside(run, whole=away is not None), "--", *program.command]
+    go = f"cd {shlex.quote(away)} && " if away else ""
     return go + prefix + "oomdoctor " + " ".join(shlex.quote(word) for word in words)
 
 
-def _beside(run: str, *, whole: bool) -> str:
+def beside(run: str, *, whole: bool) -> str:
     """A new run folder beside this one, by this one's real name: "." has none of its own.
 
     Of one on shared storage the new one goes here: a recorder writes to files of its machine.
@@ -236,7 +236,7 @@ def _beside(run: str, *, whole: bool) -> str:
     return (os.path.abspath(run) if whole else os.path.normpath(run)) + "-2"
 
 
-def _elsewhere(program: Program) -> Optional[str]:
+def elsewhere(program: Program) -> Optional[str]:
     """Where the command has to be run, if not here: it names files by relative paths."""
     if program.cwd is None or os.path.realpath(program.cwd) == os.path.realpath(os.getcwd()):
         return None

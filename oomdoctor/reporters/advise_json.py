@@ -2,8 +2,9 @@
 
 Added to it: ``why`` of a device where there is no recommendation, what a recording is of (``path``,
 ``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``unproved``,
-``line`` to paste, ``shortfall`` where memory runs out under the best setting too, ``notes``; in ``metrics``
-``survives``, ``headroom_bytes`` and ``least_capacity_bytes``.
+``shortfall`` where memory runs out under the best setting too, ``notes``; of the recommendation the ``line``
+to paste, its ``variable`` and the commands that ``verify`` it; in ``metrics`` ``survives``,
+``headroom_bytes`` and ``least_capacity_bytes``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any, Optional
 
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.ranking import Tried
+from oomdoctor.advice.verify import Steps, pasteable
 from oomdoctor.reporters import shortfall_json
-from oomdoctor.reporters.advise_text import export_line
 from oomdoctor.reporters.recording_json import about
 
 Json = dict[str, Any]
@@ -59,7 +60,7 @@ def _device(advice: Advice, number: int) -> Json:
             "basis": advice.basis(number, best.alloc_conf),
             "metrics": _metrics(best, number),
             "why": advice.why,
-            "line": export_line(best.alloc_conf),
+            **({} if advice.steps is None else _steps(advice.steps)),
         },
         "why": advice.why,
         "max_split_size_mb": {
@@ -92,6 +93,14 @@ def _device(advice: Advice, number: int) -> Json:
         "unproved": advice.unproved.get(number),
         "shortfall": shortfall_json.document(advice.shortfalls[number]) if advice.shortfalls else None,
         "notes": list(device.notes),
+    }
+
+
+def _steps(steps: Steps) -> Json:
+    return {
+        "line": steps.export,
+        "variable": steps.variable,
+        "verify": [pasteable(steps.record), pasteable(steps.compare)],
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.ranking import Tried, frontier
-from oomdoctor.diagnosis.torch_settings import variable
+from oomdoctor.advice.verify import pasteable
 from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import size_text
@@ -149,22 +149,34 @@ def _again(advice: Advice) -> str:
     return f"\n\n{filled(said)}"
 
 
-def export_line(alloc_conf: str) -> str:
-    """What to paste into a shell, which takes ">" and brackets for its own."""
-    return f"export {variable('torch', None)}={shlex.quote(alloc_conf)}"
+def _command(words: Sequence[str]) -> str:
+    """A command in lines that a shell takes for one."""
+    pieces = [pasteable(words[:1])]
+    for before, word in zip(words, words[1:]):
+        quoted = shlex.quote(word)
+        if before.startswith("-") and not word.startswith("-"):
+            pieces[-1] += f" {quoted}"  # an option's value
+        else:
+            pieces.append(quoted)
+    lines = ["  "]
+    for piece in pieces:
+        if lines[-1].strip() and len(lines[-1]) + len(piece) + 3 > WIDTH:
+            lines[-1] += "\\"
+            lines.append("    ")
+        lines[-1] += f"{piece} "
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
-    if advice.best is None:
+    if advice.best is None or advice.steps is None:
         return "\n\n".join([filled(f"No setting to change: {advice.why}."), *_what_else(advice)])
-    line = export_line(advice.best.alloc_conf)
-    proof = (
-        ""
-        if advice.proofs or advice.unproved
-        else f"\nThe real allocator's word:\n  oomdoctor advise {shlex.quote(path)} --prove"
-    )
-    said = (
-        f"{filled(f'Best: {advice.why}.')}\n\n  {ink(line, 'bold')}{_again(advice)}\n"
-        f"\nTo see that it helps, record again with it: oomdoctor trace -- COMMAND{proof}"
-    )
-    return "\n\n".join([said, *_what_else(advice)])
+    parts = [
+        filled(f"Best: {advice.why}."),
+        f"  {ink(advice.steps.export, 'bold')}{_again(advice)}",
+        "To see that it helps, record again with it, and compare:\n"
+        f"{_command(advice.steps.record)}\n{_command(advice.steps.compare)}",
+        *_what_else(advice),
+    ]
+    if not advice.proofs and not advice.unproved:
+        parts[2] += f"\nThe real allocator's word:\n{_command(('oomdoctor', 'advise', path, '--prove'))}"
+    return "\n\n".join(parts)
