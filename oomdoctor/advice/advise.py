@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from oomdoctor.advice.again import Again
+from oomdoctor.advice.conflicts import conflicts, doubts
 from oomdoctor.advice.evaluate import Place
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, prove, why_unprovable
@@ -14,8 +15,10 @@ from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.advice.shortfall import Shortfall, shortfall
 from oomdoctor.advice.verify import Steps, steps
+from oomdoctor.allocator.layout import Layout, layout_of
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
+from oomdoctor.allocator.replay import replay
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.what_if import capacity_at_oom
 from oomdoctor.errors import SettingsError
@@ -118,7 +121,10 @@ def advise(
                 f"device {device.device}, {which}: recorded with {text or 'the defaults'};"
                 f" all are compared with {recorded_text or 'the defaults'}, of the first"
             )
+    histories = [device.history for device in devices]
     notes += _not_by_oldest(best, devices)
+    notes += [f"{conflict.key} is left out: {conflict.why}" for conflict in conflicts(histories)]
+    notes += doubts(best.alloc_conf, histories) if best is not None else []
     return Advice(
         devices=devices,
         capacities=capacities,
@@ -130,10 +136,20 @@ def advise(
             shortfall(device.history, size, outcome.first_oom)
             for device, size, outcome in zip(devices, capacities, (best or current).outcomes)
         ),
-        max_split=answer(tried, current, [device.history for device in devices]),
+        max_split=answer(tried, current, histories, _layouts(current, devices)),
         steps=None if best is None else steps(path or devices[0].source.path, devices, best.alloc_conf),
         notes=tuple(notes),
     )
+
+
+def _layouts(current: Tried, devices: Sequence[DeviceHistory]) -> list[Optional[Layout]]:
+    """The heap of each where it ran out of memory; None where it did not."""
+    return [
+        None
+        if outcome.first_oom is None
+        else layout_of(replay(device.history, device.history.settings, device.conditions(size)).heap)
+        for device, outcome, size in zip(devices, current.outcomes, current.capacities)
+    ]
 
 
 def _not_by_oldest(best: Optional[Tried], devices: Sequence[DeviceHistory]) -> list[str]:

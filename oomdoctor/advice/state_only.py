@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
+from oomdoctor.advice.conflicts import conflicts
 from oomdoctor.advice.verify import program_of
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.diagnosis.device_report import DeviceReport, report_device
@@ -112,6 +113,9 @@ def advise_from_state(devices: Sequence[DeviceHistory], capacity: Optional[int] 
         devices[0].device,
         holey,
     )
+    against = conflicts([device.history for device in devices])
+    if against:
+        remedies = tuple(remedy for remedy in remedies if remedy.id != "expandable-segments")
     value = _value(holey, account, request) if program.expandable is not True else None
     estimates = [
         found for remedy in remedies if (found := _estimate(remedy, devices, reports, value)) is not None
@@ -131,7 +135,10 @@ def advise_from_state(devices: Sequence[DeviceHistory], capacity: Optional[int] 
         why=_why(best, estimates, reports, failed, program),
         max_split_mb=value,
         max_split_why=_max_split_why(value, holey, account, request, program),
-        notes=_notes(remedies, reports),
+        notes=(
+            *_notes(remedies, reports),
+            *(f"{conflict.key} is left out: {conflict.why}" for conflict in against),
+        ),
     )
 
 

@@ -4,7 +4,8 @@ Added to it: ``why`` of a device where there is no recommendation, what a record
 ``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``unproved``,
 ``shortfall`` where memory runs out under the best setting too, ``notes``; of the recommendation the ``line``
 to paste, its ``variable`` and the commands that ``verify`` it; in ``metrics`` ``survives``,
-``headroom_bytes`` and ``least_capacity_bytes``.
+``headroom_bytes`` and ``least_capacity_bytes``; of candidates whether they are ``on_frontier``: none leaves
+more room and asks the driver less.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from typing import Any, Optional
 
 from oomdoctor.advice.advise import Advice
-from oomdoctor.advice.ranking import Tried
+from oomdoctor.advice.ranking import Tried, frontier
 from oomdoctor.advice.verify import Steps, pasteable
 from oomdoctor.reporters import shortfall_json
 from oomdoctor.reporters.recording_json import about
@@ -44,6 +45,7 @@ def document(advice: Advice, problems: Sequence[str] = ()) -> Json:
 def _device(advice: Advice, number: int) -> Json:
     device = advice.devices[number]
     best, split = advice.best, advice.max_split
+    best_of_all = frontier(advice.tried)
     return {
         "device": device.device,
         "capacity_bytes": advice.capacities[number],
@@ -75,6 +77,7 @@ def _device(advice: Advice, number: int) -> Json:
                 "alloc_conf": one.alloc_conf,
                 "basis": advice.basis(number, one.alloc_conf),
                 "metrics": _metrics(one, number),
+                "on_frontier": one in best_of_all,
             }
             for one in advice.tried
         ],

@@ -177,6 +177,42 @@ def test_max_split_size_that_does_not_help_is_told_why(
     assert f"max_split_size_mb: {split['why'][:20]}" in flowing(text(str(tmp_path / "one.pickle"), *limit))
 
 
+# 9 MiB live in each of four segments of 20 MiB, beside 11 that 30 MiB do not fit into.
+SCATTERED: list[Act] = [
+    *[("alloc", size * MIB, 0) for _ in range(4) for size in (9, 9)],
+    *[("free", 0), ("free", 1), ("free", 2), ("free", 3)],
+    ("alloc", 30 * MIB, 0),
+]
+GIANT: list[Act] = [
+    ("alloc", 70 * MIB, 0),
+    ("alloc", 9 * MIB, 0),
+    ("free", 1),
+    ("alloc", 3 * MIB, 0),
+    ("alloc", 25 * MIB, 0),
+]
+# A small one that needs a segment of 2 MiB where 1 is left.
+LAST_SMALL: list[Act] = [("alloc", 60 * MIB, 0), ("alloc", 512, 0)]
+
+
+@pytest.mark.parametrize(
+    ("program", "capacity", "why"),
+    [
+        (SCATTERED, "94MiB", "44.00 MiB of holes lie in segments of 20.00 MiB and less"),
+        (GIANT, "110MiB", "one live block has 70.00 MiB of the 110.00 MiB"),
+        (LAST_SMALL, "61MiB", "the request that failed is of the small pool"),
+    ],
+    ids=["small-segments", "giant", "small-request"],
+)
+def test_where_memory_ran_out_the_reason_is_in_the_heap(
+    tmp_path: Path, program: list[Act], capacity: str, why: str
+) -> None:
+    device = advised(tmp_path, program, "--capacity", capacity)
+    assert device["current"]["metrics"]["survives"] is False
+    split = device["max_split_size_mb"]
+    assert split["helps"] is False
+    assert why in split["why"]
+
+
 # ---- candidates ----
 
 
@@ -208,6 +244,17 @@ def test_what_is_tried_the_release_takes(tmp_path: Path, torch: str) -> None:
         parse_settings(conf, version)
     assert any("expandable_segments" in conf for conf in texts)
     assert any("large_segment_size_mb" in conf for conf in texts) == (version >= (2, 11))
+
+
+def test_the_search_tells_how_far_it_is() -> None:
+    device = load_device(snapshot_from_plain(recorded(HELPS, Settings())), SnapshotSource("nowhere"), 0)
+    recordings = [(Place("nowhere", 0), device)]
+    told: list[tuple[int, int]] = []
+    with local_map(recordings, workers=1) as mapped:
+        advise(recordings, mapped, capacity=140 * MIB, progress=lambda done, of: told.append((done, of)))
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert all(done <= of for done, of in told)
+    assert told[-1][0] == told[-1][1]
 
 
 # ---- one answer ----
