@@ -122,10 +122,10 @@ def command(
         click.echo("\r\033[K", nl=False, err=True)
     if proves:
         advice = proved(advice, python or sys.executable)
-        if reruns and advice.best is not None and was_rehearsed(path):
+        if reruns and advice.steps is not None and was_rehearsed(path):
             if sys.stderr.isatty():
                 click.echo("oomdoctor: rehearsing the whole program again under the recommendation", err=True)
-            advice = replace(advice, again=run_again(path, advice.best.alloc_conf))
+            advice = replace(advice, again=run_again(path, advice.steps.value))
     if as_json:
         from oomdoctor.reporters import advise_json
 

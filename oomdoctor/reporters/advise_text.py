@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Sequence
 
 from oomdoctor.advice.advise import Advice
-from oomdoctor.advice.ranking import Tried, frontier
+from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.verify import pasteable
+from oomdoctor.diagnosis.settings_text import parse_options
 from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import size_text
@@ -72,13 +73,26 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
 
 
 def _shown(advice: Advice) -> list[Tried]:
-    """The current settings first, then the best, the best max_split_size_mb and the frontier."""
+    """The current settings first, then the best, the best max_split_size_mb and the frontier.
+
+    Of pairs of settings only those that are better than each alone: others there are many.
+    """
     chosen = [advice.current]
-    best = [one for one in advice.tried if one is not advice.current]
+    best = [one for one in advice.tried if one is not advice.current and not _adds_nothing(one, advice)]
     for one in (*best[:3], advice.max_split.tried, *frontier(advice.tried)[:2], *best[3:]):
         if one is not None and one not in chosen and len(chosen) < _ROWS:
             chosen.append(one)
     return chosen
+
+
+def _adds_nothing(one: Tried, advice: Advice) -> bool:
+    """Whether a part of the setting does as well alone."""
+    parts = parse_options(one.alloc_conf).items()
+    return one is not advice.best and any(
+        parse_options(other.alloc_conf).items() < parts and not is_better(one, other)
+        for other in advice.tried
+        if other.alloc_conf
+    )
 
 
 def _row(advice: Advice, number: int, one: Tried) -> str:

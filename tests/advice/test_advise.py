@@ -285,6 +285,20 @@ def test_an_answer_fits_the_page(capacity: Optional[str]) -> None:
     assert "max_split_size_mb: " in said
 
 
+def test_pairs_that_add_nothing_are_not_shown(tmp_path: Path) -> None:
+    """Of odd sizes each rounding makes something else, and nothing better."""
+    odd: list[Act] = [("alloc", size * MIB + 12345, 0) for size in (1, 3, 5)]
+    growing: list[Act] = [
+        act for size in range(33, 70, 10) for act in (("alloc", size * MIB, 0), ("free", 3))
+    ]
+    path = save(tmp_path / "one.pickle", recorded([*odd, *growing], Settings()))
+    (device,) = ask(path, "--capacity", "130MiB")["devices"]
+    best = device["recommendation"]["alloc_conf"]
+    pairs = [one["alloc_conf"] for one in device["candidates"] if best in one["alloc_conf"].split(",")][1:]
+    assert len(pairs) > 2
+    assert not any(pair in text(path, "--capacity", "130MiB") for pair in pairs)
+
+
 def test_ranks_recorded_with_different_settings_are_told_of(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     for pid, conf in ((7, ""), (8, "max_split_size_mb:64")):
