@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any, Optional
 
 from oomdoctor.advice.advise import Advice
+from oomdoctor.advice.again import Again
 from oomdoctor.advice.ranking import Tried, frontier
 from oomdoctor.advice.verify import Steps, pasteable
 from oomdoctor.reporters import shortfall_json
@@ -34,11 +35,25 @@ def document(advice: Advice, problems: Sequence[str] = ()) -> Json:
     return {
         "schema": "oomdoctor.advise/1",
         "devices": [_device(advice, number) for number in range(len(advice.devices))],
-        "again": None
-        if advice.again is None
-        else {**asdict(advice.again), "survives": advice.again.survives},
+        "again": _again(advice.again),
         "notes": list(advice.notes),
         "problems": list(problems),
+    }
+
+
+def _again(again: Optional[Again]) -> Optional[Json]:
+    if again is None:
+        return None
+    return {
+        "alloc_conf": again.alloc_conf,
+        "exit_status": again.exit_status,
+        "ooms": again.ooms,
+        "why_not": again.why_not,
+        "survives": again.survives,
+        "shortfalls": [
+            {"device": number, "alloc_index": index, **(shortfall_json.document(lack) or {})}
+            for number, index, lack in again.lacks
+        ],
     }
 
 

@@ -160,7 +160,11 @@ def _again(advice: Advice) -> str:
         "The whole program, run again under it on the same emulated devices, ends with"
         f" {again.exit_status}: {how}."
     )
-    return f"\n\n{filled(said)}"
+    lacks = [
+        shortfall_text.render(lack, f"There, at allocation {index:,} of GPU {number}")
+        for number, index, lack in again.lacks[:1]
+    ]
+    return "\n\n" + "\n\n".join([filled(said), *lacks])
 
 
 def _command(words: Sequence[str]) -> str:
