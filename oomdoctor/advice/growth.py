@@ -98,10 +98,10 @@ def _replaced(recording: Recording, allocs: NDArray[np.intp], until: int) -> dic
     ascending, ordered = (place + allocs)[order], allocs[order]
     old = allocs[freed[allocs] >= 0]
     wanted = events.stack[old].astype(np.int64) * (until + 1) + freed[old]
-    # The last of the same stack before the block was freed: the block itself, where none came between.
+    # The last of the same stack before the block was freed. Where none came between it is the block itself.
     new = ordered[np.searchsorted(ascending, wanted) - 1]
     size = events.entry_size
-    right = (new != old) & (size[new] > size[old]) & (size[new] <= 2 * size[old])
+    right = (size[new] > size[old]) & (size[new] <= 2 * size[old])
     return dict(zip(new[right].tolist(), old[right].tolist()))
 
 

@@ -93,7 +93,7 @@ def test_a_person_is_told_that_it_is_no_more_than_an_estimate(file: str) -> None
     ("segments", "why", "about_split"),
     [
         ([segment(BASE, live(100 * MIB))], "nothing to gain: of 100.00 MiB", "no segment of the large pool has holes"),
-        ([segment(BASE, live(1000 * MIB), hole(2 * MIB))], "nothing to gain: only 2.00 MiB of", "may help"),
+        ([segment(BASE, live(4000 * MIB), hole(60 * MIB))], "nothing to gain: only 60.00 MiB of", "may help"),
         (
             [segment(BASE + i * GIB, live(4 * MIB), hole(16 * MIB)) for i in range(4)],
             "in pieces too small for a setting to matter",
