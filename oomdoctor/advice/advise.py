@@ -133,7 +133,7 @@ def advise(
         best=best,
         why=_why(best, current),
         shortfalls=tuple(
-            shortfall(device.history, size, outcome.first_oom)
+            None if outcome.first_oom is None else shortfall(device.history, size, outcome.first_oom)
             for device, size, outcome in zip(devices, capacities, (best or current).outcomes)
         ),
         max_split=answer(tried, current, histories, _layouts(current, devices)),

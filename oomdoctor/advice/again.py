@@ -91,6 +91,7 @@ def _lacks(run: str) -> Iterator[tuple[int, int, Shortfall]]:
         for number in snapshot.devices():
             history = load_device(snapshot, source, number).history
             failed = recorded_outcome(history).first_oom
-            lack = shortfall(history, capacity_at_oom(history), failed)
-            if failed is not None and lack is not None:
+            if failed is not None:
+                lack = shortfall(history, capacity_at_oom(history), failed)
+                assert lack is not None
                 yield number, failed.alloc_index, lack

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from oomdoctor.advice.growth import Growth, chains, growths
 from oomdoctor.advice.trend import Trend, trend_of
 from oomdoctor.allocator.history import History, table_of
-from oomdoctor.allocator.replay import FirstOom
+from oomdoctor.allocator.replay import FirstOom, recorded_outcome
 from oomdoctor.diagnosis.by_stack import Place, places
 from oomdoctor.snapshot.model import FREE_REQUESTED, UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK
@@ -88,12 +88,19 @@ class Shortfall:
         return self.missing_bytes / self.varying_bytes
 
 
-def shortfall(history: History, capacity: Optional[int], oom: Optional[FirstOom]) -> Optional[Shortfall]:
-    """Where a replay ran out of memory; None where it did not.
+def shortfall(
+    history: History, capacity: Optional[int], oom: Optional[FirstOom] = None
+) -> Optional[Shortfall]:
+    """Where memory ran out, by default at the first recorded out-of-memory error; None where there is none.
 
     Which blocks live is the program's doing, and the same under every setting; their sizes are the recorded
     ones.
+
+    Args:
+        capacity: bytes that PyTorch may reserve; None where not known.
+        oom: where a replay under other conditions ran out of memory.
     """
+    oom = oom or recorded_outcome(history).first_oom
     if oom is None:
         return None
     recording, at = history.recording, oom.event
