@@ -7,13 +7,21 @@ from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from oomdoctor.advice.again import Again
+from oomdoctor.advice.conflicts import conflicts, doubts
 from oomdoctor.advice.evaluate import Place
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, prove, why_unprovable
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.search import Map, Progress, search
+from oomdoctor.advice.shortfall import Shortfall, shortfall
+from oomdoctor.advice.verify import Steps, steps
+from oomdoctor.allocator.layout import Layout, layout_of
 from oomdoctor.allocator.loading import DeviceHistory
+from oomdoctor.allocator.release_bounds import named
+from oomdoctor.allocator.replay import replay
+from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.what_if import capacity_at_oom
+from oomdoctor.errors import SettingsError
 from oomdoctor.units import format_bytes
 
 
@@ -29,9 +37,12 @@ class Advice:
         best: the recommendation; None where nothing beats the current settings.
         why: of the recommendation, or of there being none.
         max_split: the answer about max_split_size_mb.
+        shortfalls: of each recording, what was missing where memory runs out under the best setting too;
+            None where it does not.
         proofs: by recording and settings text, where asked for.
         unproved: why a recording could not be driven through the real allocator, by recording.
         again: the whole program under the recommendation, where it was rehearsed and that was asked for.
+        steps: how to take up the recommendation, and see that it helps.
         notes: what a reader has to know.
     """
 
@@ -42,9 +53,11 @@ class Advice:
     best: Optional[Tried]
     why: str
     max_split: MaxSplitAnswer
+    shortfalls: tuple[Optional[Shortfall], ...] = ()
     proofs: dict[tuple[int, str], Proof] = field(default_factory=dict)
     unproved: dict[int, str] = field(default_factory=dict)
     again: Optional[Again] = None
+    steps: Optional[Steps] = None
     notes: tuple[str, ...] = ()
 
     def basis(self, number: int, alloc_conf: str) -> str:
@@ -58,6 +71,7 @@ def advise(
     mapped: Map,
     *,
     capacity: Optional[int] = None,
+    path: str = "",
     progress: Optional[Progress] = None,
 ) -> Advice:
     """Search settings for a job.
@@ -65,6 +79,7 @@ def advise(
     Args:
         recordings: those with history; at least one.
         capacity: bytes that PyTorch may reserve on each; by default what the recording shows it had.
+        path: of the run folder or snapshot that they are from, for the commands to run next.
     """
     devices = tuple(device for _, device in recordings)
     capacities = tuple(capacity if capacity is not None else capacity_of(device) for device in devices)
@@ -106,6 +121,10 @@ def advise(
                 f"device {device.device}, {which}: recorded with {text or 'the defaults'};"
                 f" all are compared with {recorded_text or 'the defaults'}, of the first"
             )
+    histories = [device.history for device in devices]
+    notes += _not_by_oldest(best, devices)
+    notes += [f"{conflict.key} is left out: {conflict.why}" for conflict in conflicts(histories)]
+    notes += doubts(best.alloc_conf, histories) if best is not None else []
     return Advice(
         devices=devices,
         capacities=capacities,
@@ -113,9 +132,37 @@ def advise(
         tried=tuple(tried),
         best=best,
         why=_why(best, current),
-        max_split=answer(tried, current, [device.history for device in devices]),
+        shortfalls=tuple(
+            None if outcome.first_oom is None else shortfall(device.history, size, outcome.first_oom)
+            for device, size, outcome in zip(devices, capacities, (best or current).outcomes)
+        ),
+        max_split=answer(tried, current, histories, _layouts(current, devices)),
+        steps=None if best is None else steps(path or devices[0].source.path, devices, best.alloc_conf),
         notes=tuple(notes),
     )
+
+
+def _layouts(current: Tried, devices: Sequence[DeviceHistory]) -> list[Optional[Layout]]:
+    """The heap of each where it ran out of memory; None where it did not."""
+    return [
+        None
+        if outcome.first_oom is None
+        else layout_of(replay(device.history, device.history.settings, device.conditions(size)).heap)
+        for device, outcome, size in zip(devices, current.outcomes, current.capacities)
+    ]
+
+
+def _not_by_oldest(best: Optional[Tried], devices: Sequence[DeviceHistory]) -> list[str]:
+    """Where the release is bounded only, the newest was assumed: what the oldest says to the setting."""
+    if best is None:
+        return []
+    found = []
+    for oldest in {device.torch.oldest for device in devices if not device.torch.is_exact}:
+        try:
+            parse_settings(best.alloc_conf, oldest)
+        except SettingsError as error:
+            found.append(f"if it was torch {named(oldest)} that recorded this: {error.what}")
+    return found
 
 
 def capacity_of(device: DeviceHistory) -> Optional[int]:

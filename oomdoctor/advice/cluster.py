@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from oomdoctor.advice.evaluate import Task, evaluate, forget
 from oomdoctor.allocator.replay import Outcome
 from oomdoctor.errors import OomdoctorError, UsageError
+from oomdoctor.storage import absolute
 
 if TYPE_CHECKING:
     from oomdoctor.advice.search import Map
@@ -34,9 +35,7 @@ def cluster_map(scheduler: str) -> Iterator[Map]:
 
     def mapped(tasks: Sequence[Task]) -> Iterator[Outcome]:
         # A worker has a working directory of its own.
-        placed = [
-            replace(task, place=replace(task.place, path=os.path.abspath(task.place.path))) for task in tasks
-        ]
+        placed = [replace(task, place=replace(task.place, path=absolute(task.place.path))) for task in tasks]
         futures = client.map(evaluate_on_worker, placed, pure=False)
         try:
             _has_workers(client, scheduler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from typing import Optional
@@ -14,6 +13,7 @@ from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.run.sources import snapshot_sources
 from oomdoctor.snapshot import read_snapshot
+from oomdoctor.storage import state_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Place:
     """Where a recording lies, for whoever evaluates it.
 
     Attributes:
-        path: of the snapshot file.
+        path: of the snapshot file, or its URL.
         device: its number.
         torch: who recorded it, where the caller said so.
     """
@@ -44,7 +44,7 @@ class Task:
 _LOADED: dict[Place, tuple[DeviceHistory, Requests]] = {}
 
 # Of a process that reads for itself: the same, by the file's state when it was read.
-_READ: dict[tuple[Place, int, int], tuple[DeviceHistory, Requests]] = {}
+_READ: dict[tuple[Place, str], tuple[DeviceHistory, Requests]] = {}
 _READING = threading.Lock()  # such a process may work in several threads
 
 
@@ -63,7 +63,7 @@ def _loaded(place: Place) -> tuple[DeviceHistory, Requests]:
     if place in _LOADED:
         return _LOADED[place]
     with _READING:
-        key = (place, *_state(place.path))
+        key = (place, _state(place.path))
         if key not in _READ:
             (source,), _ = snapshot_sources(place.path)
             device = load_device(read_snapshot(place.path), source, place.device, place.torch)
@@ -71,13 +71,12 @@ def _loaded(place: Place) -> tuple[DeviceHistory, Requests]:
         return _READ[key]
 
 
-def _state(path: str) -> tuple[int, int]:
+def _state(path: str) -> str:
     """Another one after another recording was put in its place."""
     try:
-        found = os.stat(path)
+        return state_of(path)
     except OSError:
-        return 0, 0  # reading it tells what is wrong
-    return found.st_size, found.st_mtime_ns
+        return ""  # reading it tells what is wrong
 
 
 def evaluate(task: Task) -> Outcome:

@@ -10,6 +10,8 @@ from oomdoctor.advice.candidates import max_split_values
 from oomdoctor.advice.ranking import Tried, is_better, ranked
 from oomdoctor.allocator.constants import LARGE_BUFFER, SMALL_SIZE
 from oomdoctor.allocator.history import History
+from oomdoctor.allocator.layout import Layout
+from oomdoctor.allocator.replay import Outcome
 from oomdoctor.snapshot.model import ALLOC
 from oomdoctor.units import format_bytes
 
@@ -33,19 +35,29 @@ class MaxSplitAnswer:
     why: str
 
 
-def answer(tried: Sequence[Tried], current: Tried, histories: Sequence[History]) -> MaxSplitAnswer:
-    """Of the settings tried, what those say that set max_split_size_mb and nothing else."""
+def answer(
+    tried: Sequence[Tried],
+    current: Tried,
+    histories: Sequence[History],
+    layouts: Sequence[Optional[Layout]] = (),
+) -> MaxSplitAnswer:
+    """Of the settings tried, what those say that set max_split_size_mb and nothing else.
+
+    Args:
+        layouts: of each recording, the heap where memory ran out under the current settings; None where it
+            did not.
+    """
     alone = ranked([one for one in tried if one.alloc_conf.startswith(_KEY) and "," not in one.alloc_conf])
     if not alone and max_split_values(histories):
         # All there are do what the current settings do, and are not told from them.
-        return MaxSplitAnswer(False, None, None, _why_not(current, current, histories))
+        return MaxSplitAnswer(False, None, None, _why_not(current, current, layouts))
     if not alone:
         return MaxSplitAnswer(False, None, None, _nothing_to_split(histories))
     best = alone[0]
     value = int(best.alloc_conf[len(_KEY) :])
     if is_better(best, current):
         return MaxSplitAnswer(True, value, best, _how_it_helps(best, current, alone))
-    why = _why_not(best, current, histories)
+    why = _why_not(best, current, layouts)
     worse = [one for one in alone if is_better(current, one)]
     if worse:
         why += f" {len(worse)} of {len(alone)} values make it worse."
@@ -100,24 +112,61 @@ def _largest_request(history: History) -> int:
     return int(asked.max(initial=0))
 
 
-def _why_not(best: Tried, current: Tried, histories: Sequence[History]) -> str:
-    for outcome, capacity in zip(current.outcomes, current.capacities):
-        if outcome.first_oom is None or capacity is None:
-            continue
+def _why_not(best: Tried, current: Tried, layouts: Sequence[Optional[Layout]]) -> str:
+    """Why no value is better, from the recording that ran out of memory first."""
+    failed = [
+        (outcome.first_oom.event, number)
+        for number, outcome in enumerate(current.outcomes)
+        if outcome.first_oom is not None and current.capacities[number] is not None
+    ]
+    for _, number in sorted(failed):
+        outcome, capacity = current.outcomes[number], current.capacities[number]
+        layout = layouts[number] if number < len(layouts) else None
+        assert outcome.first_oom is not None
+        assert capacity is not None
         wanted = outcome.first_oom.requested_bytes
-        live = outcome.final_allocated_bytes
-        if live + wanted > capacity:
-            return (
-                f"no value helps: it is capacity. {format_bytes(live)} were live and {format_bytes(wanted)}"
-                f" wanted, more than the {format_bytes(capacity)} there are."
-            )
-        if wanted <= SMALL_SIZE:
-            return "no value helps: the request that failed is of the small pool, which it leaves alone."
-        if outcome.final_reserved_bytes - live < wanted and best.reached == current.reached:
-            return "no value helps: the holes together are smaller than the request that failed."
+        found = _why_not_here(outcome, wanted, capacity, layout)
+        too_little = outcome.final_reserved_bytes - outcome.final_allocated_bytes < wanted
+        if found is None and too_little and best.reached == current.reached:
+            found = "the holes together are smaller than the request that failed"
+        if found is not None:
+            return f"no value helps: {found}."
     if current.survives:
         return "no value reserves less, or retries less, than the current settings."
     return (
         "no value helps: the holes lie in segments that the setting leaves as they are, or between blocks"
         " that live on."
     )
+
+
+def _why_not_here(outcome: Outcome, wanted: int, capacity: int, layout: Optional[Layout]) -> Optional[str]:
+    live = outcome.final_allocated_bytes
+    if live + wanted > capacity:
+        return (
+            f"it is capacity. {format_bytes(live)} were live and {format_bytes(wanted)} wanted, more than the"
+            f" {format_bytes(capacity)} there are"
+        )
+    if wanted <= SMALL_SIZE:
+        return "the request that failed is of the small pool, which it leaves alone"
+    if layout is None or not layout.segments:
+        return None
+    giant = int(layout.blocks["size"][layout.live].max(initial=0))
+    if 2 * giant >= capacity:
+        return (
+            f"one live block has {format_bytes(giant)} of the {format_bytes(capacity)}, and what is left"
+            " beside it is no larger under any value"
+        )
+    return _of_small_segments(layout)
+
+
+def _of_small_segments(layout: Layout) -> Optional[str]:
+    """Where all holes of the large pool lie in segments that every value splits."""
+    hole = layout.in_hole & ~layout.is_small & (layout.private_pool == 0)
+    size = layout.per_segment(layout.blocks["size"])[layout.segment[hole]]
+    if len(size) and int(size.max()) <= LARGE_BUFFER and not layout.expandable[hole].any():
+        held = int(layout.blocks["size"][hole].sum())
+        return (
+            f"the {format_bytes(held)} of holes lie in segments of {format_bytes(LARGE_BUFFER)} and less,"
+            " which are split at any value above 20, and stranded at 20"
+        )
+    return None

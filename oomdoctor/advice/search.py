@@ -67,29 +67,51 @@ def search(
     """
     histories = [device.history for _, device, _ in recordings]
     done: dict[str, Tried] = {}
+    counted = _counted(mapped, progress)
 
     def attempt(texts: Sequence[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in done]
         tasks = [Task(place, text, size) for text in new for place, _, size in recordings]
-        outcomes: list[Outcome] = []
-        for outcome in mapped(tasks):
-            outcomes.append(outcome)
-            if progress is not None:
-                progress(
-                    len(done) * len(recordings) + len(outcomes), len(done) * len(recordings) + len(tasks)
-                )
+        outcomes = list(counted(tasks))
         for at, text in enumerate(new):
             part = outcomes[at * len(recordings) : (at + 1) * len(recordings)]
             done[text] = Tried(text, tuple(part), tuple(size for _, _, size in recordings))
 
-    attempt(["", *extra, *single_settings(histories, share=_share(recordings))])
+    fractions = [device.conditions().memory_fraction for _, device, _ in recordings]
+    attempt(
+        [
+            "",
+            *extra,
+            *single_settings(
+                histories,
+                share=_share(recordings),
+                has_fraction=any(fraction is not None and fraction < 1.0 for fraction in fractions),
+            ),
+        ]
+    )
     alone = [
         one.alloc_conf
         for one in ranked(list(done.values()))
         if one.alloc_conf and one.alloc_conf not in extra
     ]
     attempt(combined_settings(alone[:_PAIRED], histories))
-    return _with_needs(ranked(list(done.values()), extra), recordings, mapped, always=extra)
+    return _with_needs(ranked(list(done.values()), extra), recordings, counted, always=extra)
+
+
+def _counted(mapped: Map, progress: Optional[Progress]) -> Map:
+    """The same map, which tells of each task that is done, of all that were handed in so far."""
+    done, of = 0, 0
+
+    def counting(tasks: Sequence[Task]) -> Iterator[Outcome]:
+        nonlocal done, of
+        of += len(tasks)
+        for outcome in mapped(tasks):
+            done += 1
+            if progress is not None:
+                progress(done, of)
+            yield outcome
+
+    return counting
 
 
 def _share(recordings: Sequence[tuple[Place, DeviceHistory, Optional[int]]]) -> Optional[float]:

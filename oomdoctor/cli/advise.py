@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Callable, Optional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Callable, Optional
 
 import click
 
@@ -13,21 +14,26 @@ from oomdoctor.cli.recordings import (
     dump_option,
     each_device,
     json_option,
+    path_argument,
     say_if_compiling,
     size,
 )
+
+if TYPE_CHECKING:
+    from oomdoctor.allocator.loading import DeviceHistory
 
 
 @click.command(
     "advise",
     help="""Which settings would have helped: tried by replay, proved by the real allocator.
 
-    Takes a memory snapshot with history or a run folder; of several ranks and devices one answer for the
-    whole job. The settings tried come from the sizes in the recording.
+    Takes a memory snapshot or a run folder; of several ranks and devices one answer for the whole job. The
+    settings tried come from the sizes in the recording. Of a snapshot without history the state alone is
+    judged, and all is estimated.
     """,
     context_settings={"max_content_width": 80},
 )
-@click.argument("path", metavar="SNAPSHOT|RUN_FOLDER", type=click.Path(exists=True))
+@path_argument
 @device_option
 @click.option(
     "--capacity",
@@ -79,12 +85,13 @@ def command(
     from oomdoctor.advice.cluster import cluster_map
     from oomdoctor.advice.evaluate import Place
     from oomdoctor.advice.search import local_map
+    from oomdoctor.advice.state_only import WHY_UNPROVABLE, has_requests
     from oomdoctor.errors import InputError, UsageError
 
     say_if_compiling(simulates=True)
     problems: list[str] = []
     recordings = []
-    without: list[int] = []
+    without = []
     for one, other in each_device(path, device, dump, torch, problems):
         if other is not None:
             raise UsageError(
@@ -92,28 +99,33 @@ def command(
                 where="--torch",
                 next_step="for another release's rules: oomdoctor replay --torch VERSION --alloc-conf CONF",
             )
-        if one.has_events:
+        if has_requests(one):
             recordings.append((Place(one.source.path, one.device, one.history.torch), one))
         else:
-            without.append(one.device)
-    if not recordings:
+            without.append(one)
+    if not recordings and not without:
         raise InputError(
-            "no history was recorded: there is nothing to replay settings on",
+            "nothing is recorded in it: no device, no segment, no event",
             where=path,
-            next_step="oomdoctor inspect shows the state; record with: oomdoctor trace -- COMMAND",
+            next_step="record with: oomdoctor trace -- COMMAND",
         )
-    problems += [f"device {number}: no history was recorded, so it has no say" for number in without]
+    if not recordings:
+        if proves:
+            problems.append(f"nothing is proved: {WHY_UNPROVABLE}")
+        write(_from_state(without, capacity, problems, as_json))
+        return
+    problems += [f"device {one.device}: no request was recorded, so it has no say" for one in without]
     search_on = cluster_map(scheduler) if scheduler else local_map(recordings, workers)
     with search_on as mapped:
-        advice = advise(recordings, mapped, capacity=capacity, progress=_progress())
+        advice = advise(recordings, mapped, capacity=capacity, path=path, progress=_progress())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     if proves:
         advice = proved(advice, python or sys.executable)
-        if reruns and advice.best is not None and was_rehearsed(path):
+        if reruns and advice.steps is not None and was_rehearsed(path):
             if sys.stderr.isatty():
                 click.echo("oomdoctor: rehearsing the whole program again under the recommendation", err=True)
-            advice = replace(advice, again=run_again(path, advice.best.alloc_conf))
+            advice = replace(advice, again=run_again(path, advice.steps.value))
     if as_json:
         from oomdoctor.reporters import advise_json
 
@@ -123,6 +135,23 @@ def command(
     from oomdoctor.reporters.ink import ink_for
 
     write(advise_text.render(advice, problems, ink_for(sys.stdout), path))
+
+
+def _from_state(
+    devices: Sequence[DeviceHistory], capacity: Optional[int], problems: list[str], as_json: bool
+) -> str:
+    """What the state alone suggests, where there is no history."""
+    from oomdoctor.advice.state_only import advise_from_state
+
+    advice = advise_from_state(devices, capacity)
+    if as_json:
+        from oomdoctor.reporters import advise_state_json
+
+        return advise_state_json.render(advice, problems)
+    from oomdoctor.reporters import advise_state_text
+    from oomdoctor.reporters.ink import ink_for
+
+    return advise_state_text.render(advice, problems, ink_for(sys.stdout))
 
 
 def _progress() -> Optional[Callable[[int, int], None]]:

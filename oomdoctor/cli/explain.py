@@ -13,6 +13,7 @@ from typing import BinaryIO, Optional, cast
 
 import click
 
+from oomdoctor import storage
 from oomdoctor.cli.output import write
 from oomdoctor.errors import EmptyInput, ForeignInput, InputError, OomdoctorError, UsageError
 from oomdoctor.message.reader import Reading, read_stream
@@ -70,15 +71,15 @@ class _Watched:
 def command(what: Optional[str], as_json: bool) -> None:
     """Explain an out-of-memory message, a log or a recorded run.
 
-    What is the name of a file or folder is read as one; "-" or nothing reads standard input; anything else is
-    the message itself.
+    What is the name of a file or folder, or the URL of one on shared storage, is read as one; "-" or nothing
+    reads standard input; anything else is the message itself.
     """
-    if what is not None and os.path.isdir(what):
+    if what is not None and storage.is_folder(what):
         from oomdoctor.cli import explain_run
 
         explain_run.show(what, as_json)
         return
-    if what is not None and os.path.isfile(what):
+    if what is not None and storage.is_file(what):
         from oomdoctor.cli import explain_run
 
         if explain_run.holds_snapshot(what):
@@ -86,7 +87,8 @@ def command(what: Optional[str], as_json: bool) -> None:
             return
         explain_run.refuse_part(what)
     reading = _read(what)
-    _show(reading, "the text" if what is None or what == "-" or not os.path.exists(what) else what, as_json)
+    is_text = what is None or what == "-" or not (storage.is_url(what) or os.path.exists(what))
+    _show(reading, "the text" if what is None or is_text else what, as_json)
 
 
 def _read(what: Optional[str]) -> Reading:
@@ -97,13 +99,15 @@ def _read(what: Optional[str]) -> Reading:
                 next_step="give a message, a file or a run folder: oomdoctor explain train.log",
             )
         return _read_stream(sys.stdin.buffer, None)
-    if os.path.exists(what):
+    if storage.is_url(what) or os.path.exists(what):
         try:
-            with open(what, "rb") as file:
+            with storage.opened(what) as file:
                 _refuse_compressed(what, file.peek(8)[:8])
-                return _read_stream(file, os.fstat(file.fileno()).st_size)
+                return _read_stream(file, storage.size_of(what))
+        except FileNotFoundError:
+            pass
         except OSError as error:
-            raise InputError("cannot read it", where=what, why=error.strerror) from error
+            raise InputError("cannot read it", where=what, why=error.strerror or str(error)) from error
     if not re.search(r"\s", what.strip()) and ("/" in what or _EXTENSION.search(what)):
         raise InputError(
             "no such file or folder", where=what, next_step="check the path; a message goes in quotes, whole"

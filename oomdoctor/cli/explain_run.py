@@ -10,6 +10,7 @@ import shlex
 import sys
 import zlib
 
+from oomdoctor import storage
 from oomdoctor.cli.output import write
 from oomdoctor.errors import EmptyInput, ForeignInput
 
@@ -24,7 +25,7 @@ _PAGE = re.compile(rb"^\s*<(?:!doctype )?html.*MemoryViz", re.IGNORECASE | re.DO
 def holds_snapshot(path: str) -> bool:
     """Whether a file is a memory snapshot (or was one) rather than a text, by its first bytes."""
     try:
-        with open(path, "rb") as file:
+        with storage.opened(path) as file:
             start = file.read(4096)
     except OSError:
         return False
@@ -42,6 +43,8 @@ def refuse_part(path: str) -> None:
     Raises:
         ForeignInput: it is a folder or file inside a run folder, and nothing by itself.
     """
+    if storage.is_url(path):
+        return  # a folder of a storage may be anything
     whole = os.path.abspath(path)
     names: list[str] = []
     for _ in range(3):
@@ -60,7 +63,7 @@ def refuse_part(path: str) -> None:
 
 def _is_run_folder(path: str) -> bool:
     try:
-        with open(os.path.join(path, "run.json"), "rb") as file:
+        with storage.opened(os.path.join(path, "run.json")) as file:
             return b"oomdoctor.run/" in file.read(4096)
     except OSError:
         return False
@@ -74,10 +77,11 @@ def show(path: str, as_json: bool, advises: bool = True) -> None:
     """
     from oomdoctor.diagnosis.run import diagnose_run, diagnose_snapshot
 
-    if os.path.isdir(path) and not _is_run_folder(path):
+    is_folder = storage.is_folder(path)
+    if is_folder and not _is_run_folder(path):
         refuse_part(path)
     try:
-        run = diagnose_run(path) if os.path.isdir(path) else diagnose_snapshot(path)
+        run = diagnose_run(path) if is_folder else diagnose_snapshot(path)
     except EmptyInput:
         if as_json:
             from oomdoctor.reporters import run_json
@@ -93,7 +97,7 @@ def show(path: str, as_json: bool, advises: bool = True) -> None:
     from oomdoctor.reporters.ink import ink_for
 
     write(run_text.render(run, ink_for(sys.stdout)))
-    if advises and os.path.isdir(path):
+    if advises and is_folder:
         _advise(path)
 
 
@@ -117,5 +121,5 @@ def _advise(path: str) -> None:
         ]
         if any(capacity_at_oom(one.history) is not None for _, one in recordings):
             with local_map(recordings) as mapped:
-                advice = advise(recordings, mapped)
+                advice = advise(recordings, mapped, path=path)
             write("\n" + advise_text.ending(advice, ink_for(sys.stdout), path))

@@ -8,7 +8,14 @@ from typing import Optional
 import click
 
 from oomdoctor.cli.output import write
-from oomdoctor.cli.recordings import device_option, dump_option, each_device, json_option, say_if_compiling
+from oomdoctor.cli.recordings import (
+    device_option,
+    dump_option,
+    each_device,
+    json_option,
+    path_argument,
+    say_if_compiling,
+)
 
 
 @click.command(
@@ -19,7 +26,7 @@ from oomdoctor.cli.recordings import device_option, dump_option, each_device, js
     """,
     context_settings={"max_content_width": 80},
 )
-@click.argument("path", metavar="SNAPSHOT|RUN_FOLDER", type=click.Path(exists=True))
+@path_argument
 @device_option
 @click.option(
     "--event",

@@ -28,6 +28,28 @@ def size(text: str) -> int:
     return found
 
 
+class RecordingPath(click.Path):
+    """A file or folder that is there, or the URL of one on shared storage."""
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+        from oomdoctor import storage
+
+        if not storage.is_url(value):
+            return super().convert(value, param, ctx)
+        try:
+            there = storage.kind(value)
+        except OSError as error:
+            raise UsageError("the storage does not say what is there", where=value, why=str(error)) from error
+        if not there:
+            self.fail(f"{value!r} does not exist.", param, ctx)
+        return value
+
+
+def path_argument(function: _F) -> _F:
+    """``SNAPSHOT|RUN_FOLDER``."""
+    return click.argument("path", metavar="SNAPSHOT|RUN_FOLDER", type=RecordingPath(exists=True))(function)
+
+
 def device_option(function: _F) -> _F:
     """``--device N``."""
     option = click.option("--device", type=click.IntRange(min=0), metavar="N", help="Only this device.")

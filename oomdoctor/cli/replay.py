@@ -14,6 +14,7 @@ from oomdoctor.cli.recordings import (
     dump_option,
     each_device,
     json_option,
+    path_argument,
     say_if_compiling,
     size,
 )
@@ -29,7 +30,7 @@ from oomdoctor.cli.recordings import (
     """,
     context_settings={"max_content_width": 80},
 )
-@click.argument("path", metavar="SNAPSHOT|RUN_FOLDER", type=click.Path(exists=True))
+@path_argument
 @device_option
 @click.option(
     "--alloc-conf",

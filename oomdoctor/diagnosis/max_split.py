@@ -63,10 +63,45 @@ def proposed_mb(segments: tuple[HoleySegments, ...], need: int, room: int) -> Op
     """
     value = first_max_split_size_mb(need)
     while value is not None and value >= _SMALLEST:
-        if room + sum(s.hole_bytes for s in segments if s.segment_bytes >= value * MIB) >= need:
+        if room + within_reach(segments, value) >= need:
             return value
         value //= 2
     return None
+
+
+def within_reach(segments: tuple[HoleySegments, ...], value_mb: int) -> int:
+    """Bytes of holes in segments of at least ``value_mb``: those that this value could have kept whole."""
+    return sum(one.hole_bytes for one in segments if one.segment_bytes >= value_mb * MIB)
+
+
+def mildest_mb(segments: tuple[HoleySegments, ...]) -> Optional[int]:
+    """Where no request is known: the largest power of two, in MiB, that reaches nearly all there is to reach.
+
+    Nearly all is nine tenths of what the smallest value reaches. None where that reaches nothing.
+    """
+    most = within_reach(segments, _SMALLEST)
+    if not most:
+        return None
+    value = _SMALLEST
+    while within_reach(segments, 2 * value) >= 0.9 * most:
+        value *= 2
+    return value
+
+
+def why_nothing_in_reach(segments: tuple[HoleySegments, ...], *, expandable: bool) -> str:
+    """Why no value could have kept a segment whole, where :func:`mildest_mb` has none.
+
+    Args:
+        expandable: whether the device has expandable segments, which the setting does not shape.
+    """
+    if segments:
+        return (
+            f"no value can matter: no segment with holes is larger than"
+            f" {format_bytes(segments[0].segment_bytes)}, and the least value to try is {_SMALLEST}"
+        )
+    if expandable:
+        return "no value can matter: expandable segments are split at any value"
+    return "no value can matter: no segment of the large pool has holes"
 
 
 def why_no_value(segments: tuple[HoleySegments, ...], need: int, room: int) -> Optional[Finding]:
@@ -74,7 +109,7 @@ def why_no_value(segments: tuple[HoleySegments, ...], need: int, room: int) -> O
     if first_max_split_size_mb(need) is None or proposed_mb(segments, need, room) is not None:
         return None
     within = [s for s in segments if s.segment_bytes >= _SMALLEST * MIB]
-    saved = sum(s.hole_bytes for s in within)
+    saved = within_reach(segments, _SMALLEST)
     largest = segments[0].segment_bytes if segments else 0
     if not segments:
         why = "no segment of the large pool that it would have shaped has holes"

@@ -24,6 +24,7 @@ from oomdoctor.run.device_samples import samples_of
 from oomdoctor.run.documents import integer, mapping, number, objects, text, texts
 from oomdoctor.run.folder import Dump, Process, RunFolder
 from oomdoctor.snapshot import Snapshot, read_snapshot
+from oomdoctor.storage import size_of
 from oomdoctor.units import MIB
 
 Json = dict[str, Any]
@@ -193,7 +194,7 @@ def _of_each_process(run: RunFolder) -> Iterable[tuple[list[Case], list[str]]]:
 
 def _size(dump: Dump) -> int:
     try:
-        return os.path.getsize(dump.snapshot) if dump.snapshot else 0
+        return size_of(dump.snapshot) if dump.snapshot else 0
     except OSError:
         return 0
 

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Optional
 
-from oomdoctor.diagnosis.max_split import HoleySegments, proposed_mb
+from oomdoctor.diagnosis.max_split import HoleySegments, mildest_mb, proposed_mb, within_reach
 from oomdoctor.diagnosis.model import Diagnosis, OtherProcess, Remedy, Verdict
 from oomdoctor.diagnosis.request import Request
 from oomdoctor.diagnosis.run_account import Account
@@ -20,6 +20,7 @@ from oomdoctor.diagnosis.settings_text import (
     version_of,
 )
 from oomdoctor.diagnosis.torch_settings import EXPANDABLE_SEGMENTS_SINCE, first_max_split_size_mb
+from oomdoctor.storage import is_url
 from oomdoctor.units import GIB, MIB, format_bytes
 
 
@@ -57,6 +58,7 @@ def remedies_for(
     """What may help, the likeliest first.
 
     Args:
+        request: what failed; None for a state in which nothing did.
         holey: the segments with holes (see :func:`holey_segments`); None where no snapshot says.
     """
     if verdict == "fragmentation":
@@ -137,11 +139,16 @@ def _against_fragmentation(
         value = (
             first_max_split_size_mb(need) if holey is None else proposed_mb(holey, need, account.room or 0)
         )
+    elif holey is not None:
+        value = mildest_mb(holey)
     if value is not None and program.expandable is not True:
+        what = "blocks of that size and more stay whole"
+        if need is not None:
+            what = "below the failed request, so that blocks of its size stay whole"
         found.append(
             Remedy(
                 "max-split-size",
-                "below the failed request, so that blocks of its size stay whole"
+                what
                 + (_where_it_applies(holey, value) if holey is not None else ", a guess from its size alone"),
                 _assignment(program, {"max_split_size_mb": str(value)}, without=("expandable_segments",)),
                 "estimated",
@@ -161,7 +168,7 @@ def _against_fragmentation(
 
 def _where_it_applies(holey: tuple[HoleySegments, ...], value: int) -> str:
     reached = [one for one in holey if one.segment_bytes >= value * MIB]
-    held, count = sum(one.hole_bytes for one in reached), sum(one.count for one in reached)
+    held, count = within_reach(holey, value), sum(one.count for one in reached)
     what = "segment of that size or more has" if count == 1 else "segments of that size or more have"
     return f": {count:,} {what} {format_bytes(held)} of holes"
 
@@ -209,21 +216,27 @@ def next_command(run: str, diagnosis: Diagnosis, program: Program) -> Optional[s
         if "--gpus" in words:
             gpus = words[words.index("--gpus") : words.index("--gpus") + 2]
         words = ["rehearse", *gpus, "--memory", exact_size(2 * total)]
-    elsewhere = _elsewhere(program)
-    words += ["-o", _beside(run, whole=elsewhere is not None), "--", *program.command]
-    go = f"cd {shlex.quote(elsewhere)} && " if elsewhere else ""
+    away = elsewhere(program)
+    words += ["-o", beside(run, whole=away is not None), "--", *program.command]
+    go = f"cd {shlex.quote(away)} && " if away else ""
     return go + prefix + "oomdoctor " + " ".join(shlex.quote(word) for word in words)
 
 
-def _beside(run: str, *, whole: bool) -> str:
-    """A new run folder beside this one, by this one's real name: "." has none of its own."""
+def beside(run: str, *, whole: bool) -> str:
+    """A new run folder beside this one, by this one's real name: "." has none of its own.
+
+    Of one on shared storage the new one goes here: a recorder writes to files of its machine.
+    """
+    if is_url(run):
+        name = os.path.basename(run.rstrip("/")) + "-2"
+        return os.path.abspath(name) if whole else name
     if os.path.basename(os.path.normpath(run)) in ("", ".", ".."):
         real = os.path.abspath(run)
         return real + "-2" if whole else os.path.relpath(real + "-2")
     return (os.path.abspath(run) if whole else os.path.normpath(run)) + "-2"
 
 
-def _elsewhere(program: Program) -> Optional[str]:
+def elsewhere(program: Program) -> Optional[str]:
     """Where the command has to be run, if not here: it names files by relative paths."""
     if program.cwd is None or os.path.realpath(program.cwd) == os.path.realpath(os.getcwd()):
         return None

@@ -2,7 +2,10 @@
 
 Added to it: ``why`` of a device where there is no recommendation, what a recording is of (``path``,
 ``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``unproved``,
-``line`` to paste, ``notes``; in ``metrics`` ``survives``, ``headroom_bytes`` and ``least_capacity_bytes``.
+``shortfall`` where memory runs out under the best setting too, ``notes``; of the recommendation the ``line``
+to paste, its ``variable`` and the commands that ``verify`` it; in ``metrics`` ``survives``,
+``headroom_bytes`` and ``least_capacity_bytes``; of candidates whether they are ``on_frontier``: none leaves
+more room and asks the driver less.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from dataclasses import asdict
 from typing import Any, Optional
 
 from oomdoctor.advice.advise import Advice
-from oomdoctor.advice.ranking import Tried
-from oomdoctor.reporters.advise_text import export_line
+from oomdoctor.advice.again import Again
+from oomdoctor.advice.ranking import Tried, frontier
+from oomdoctor.advice.verify import Steps, pasteable
+from oomdoctor.reporters import shortfall_json
 from oomdoctor.reporters.recording_json import about
 
 Json = dict[str, Any]
@@ -30,17 +35,32 @@ def document(advice: Advice, problems: Sequence[str] = ()) -> Json:
     return {
         "schema": "oomdoctor.advise/1",
         "devices": [_device(advice, number) for number in range(len(advice.devices))],
-        "again": None
-        if advice.again is None
-        else {**asdict(advice.again), "survives": advice.again.survives},
+        "again": _again(advice.again),
         "notes": list(advice.notes),
         "problems": list(problems),
+    }
+
+
+def _again(again: Optional[Again]) -> Optional[Json]:
+    if again is None:
+        return None
+    return {
+        "alloc_conf": again.alloc_conf,
+        "exit_status": again.exit_status,
+        "ooms": again.ooms,
+        "why_not": again.why_not,
+        "survives": again.survives,
+        "shortfalls": [
+            {"device": number, "alloc_index": index, **(shortfall_json.document(lack) or {})}
+            for number, index, lack in again.lacks
+        ],
     }
 
 
 def _device(advice: Advice, number: int) -> Json:
     device = advice.devices[number]
     best, split = advice.best, advice.max_split
+    best_of_all = frontier(advice.tried)
     return {
         "device": device.device,
         "capacity_bytes": advice.capacities[number],
@@ -57,7 +77,7 @@ def _device(advice: Advice, number: int) -> Json:
             "basis": advice.basis(number, best.alloc_conf),
             "metrics": _metrics(best, number),
             "why": advice.why,
-            "line": export_line(best.alloc_conf),
+            **({} if advice.steps is None else _steps(advice.steps)),
         },
         "why": advice.why,
         "max_split_size_mb": {
@@ -72,6 +92,7 @@ def _device(advice: Advice, number: int) -> Json:
                 "alloc_conf": one.alloc_conf,
                 "basis": advice.basis(number, one.alloc_conf),
                 "metrics": _metrics(one, number),
+                "on_frontier": one in best_of_all,
             }
             for one in advice.tried
         ],
@@ -88,7 +109,16 @@ def _device(advice: Advice, number: int) -> Json:
             if of == number
         ],
         "unproved": advice.unproved.get(number),
+        "shortfall": shortfall_json.document(advice.shortfalls[number]) if advice.shortfalls else None,
         "notes": list(device.notes),
+    }
+
+
+def _steps(steps: Steps) -> Json:
+    return {
+        "line": steps.export,
+        "variable": steps.variable,
+        "verify": [pasteable(steps.record), pasteable(steps.compare)],
     }
 
 

@@ -6,16 +6,16 @@ import shlex
 from collections.abc import Sequence
 
 from oomdoctor.advice.advise import Advice
-from oomdoctor.advice.ranking import Tried, frontier
-from oomdoctor.advice.shortfall import shortfall
-from oomdoctor.diagnosis.torch_settings import variable
+from oomdoctor.advice.ranking import Tried, frontier, is_better
+from oomdoctor.advice.verify import pasteable
+from oomdoctor.diagnosis.settings_text import parse_options
+from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import size_text
-from oomdoctor.reporters.recording_text import called, filled, notes, problems, release, trust
+from oomdoctor.reporters.recording_text import WIDTH, called, filled, notes, problems, release, trust
 from oomdoctor.units import format_bytes
 
 _ROWS = 7
-_HOLDERS = 6
 _NAME = 25
 
 
@@ -73,13 +73,26 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
 
 
 def _shown(advice: Advice) -> list[Tried]:
-    """The current settings first, then the best, the best max_split_size_mb and the frontier."""
+    """The current settings first, then the best, the best max_split_size_mb and the frontier.
+
+    Of pairs of settings only those that are better than each alone: others there are many.
+    """
     chosen = [advice.current]
-    best = [one for one in advice.tried if one is not advice.current]
+    best = [one for one in advice.tried if one is not advice.current and not _adds_nothing(one, advice)]
     for one in (*best[:3], advice.max_split.tried, *frontier(advice.tried)[:2], *best[3:]):
         if one is not None and one not in chosen and len(chosen) < _ROWS:
             chosen.append(one)
     return chosen
+
+
+def _adds_nothing(one: Tried, advice: Advice) -> bool:
+    """Whether a part of the setting does as well alone."""
+    parts = parse_options(one.alloc_conf).items()
+    return one is not advice.best and any(
+        parse_options(other.alloc_conf).items() < parts and not is_better(one, other)
+        for other in advice.tried
+        if other.alloc_conf
+    )
 
 
 def _row(advice: Advice, number: int, one: Tried) -> str:
@@ -96,11 +109,22 @@ def _row(advice: Advice, number: int, one: Tried) -> str:
     mark = " ←" if one is advice.best else ""
     lead = ""
     if len(name) > _NAME:
-        lead, name = f"  {name}\n", ""
+        lead, name = "".join(f"  {line}\n" for line in broken(name)), ""
     return (
         f"{lead}  {name:{_NAME}s} {survives:>14s} {size_text(outcome.peak_reserved_bytes):>9s}"
         f" {outcome.num_alloc_retries:5,d} {needs:>9s} {advice.basis(number, one.alloc_conf)}{mark}"
     )
+
+
+def broken(settings: str, width: int = WIDTH - 2) -> list[str]:
+    """A long settings text in lines, broken behind commas."""
+    lines = [""]
+    for part in settings.split(","):
+        if lines[-1] and len(lines[-1]) + len(part) + 1 > width:
+            lines.append("")
+        lines[-1] += part + ","
+    lines[-1] = lines[-1][:-1]
+    return lines
 
 
 def _split(advice: Advice) -> str:
@@ -110,26 +134,12 @@ def _split(advice: Advice) -> str:
 
 
 def _what_else(advice: Advice) -> list[str]:
-    """Where memory ran out and no setting helps: what is missing, what lives."""
-    parts = []
-    for device, capacity in zip(advice.devices, advice.capacities):
-        lack = shortfall(device.history, capacity)
-        if lack is None or advice.current.survives:
-            continue
-        said = (
-            f"{called(device)}: {format_bytes(lack.live_bytes)} were live and"
-            f" {format_bytes(lack.requested_bytes)} wanted"
-        )
-        if lack.missing_bytes:
-            said += f", {format_bytes(lack.missing_bytes)} more than there are"
-        lines = [filled(f"{said}. What lived, by where it was allocated (replayed):")]
-        for holder in lack.holders[:_HOLDERS]:
-            frame = holder.place.frames[0] if holder.place.frames else None
-            where = f"{frame.name}  {frame.filename}:{frame.line}" if frame else "no stack recorded"
-            where = where if len(where) <= 54 else "…" + where[-53:]
-            lines.append(f"  {where:54s} {format_bytes(holder.bytes):>11s} {holder.blocks:6,d}")
-        parts.append("\n".join(lines))
-    return parts
+    """Where memory runs out under the best setting too: what is missing, and how much less would do."""
+    return [
+        shortfall_text.render(lack, called(device))
+        for device, lack in zip(advice.devices, advice.shortfalls)
+        if lack is not None
+    ]
 
 
 def _again(advice: Advice) -> str:
@@ -150,24 +160,41 @@ def _again(advice: Advice) -> str:
         "The whole program, run again under it on the same emulated devices, ends with"
         f" {again.exit_status}: {how}."
     )
-    return f"\n\n{filled(said)}"
+    lacks = [
+        shortfall_text.render(lack, f"There, at allocation {index:,} of GPU {number}")
+        for number, index, lack in again.lacks[:1]
+    ]
+    return "\n\n" + "\n\n".join([filled(said), *lacks])
 
 
-def export_line(alloc_conf: str) -> str:
-    """What to paste into a shell, which takes ">" and brackets for its own."""
-    return f"export {variable('torch', None)}={shlex.quote(alloc_conf)}"
+def _command(words: Sequence[str]) -> str:
+    """A command in lines that a shell takes for one."""
+    pieces = [pasteable(words[:1])]
+    for before, word in zip(words, words[1:]):
+        quoted = shlex.quote(word)
+        if before.startswith("-") and not word.startswith("-"):
+            pieces[-1] += f" {quoted}"  # an option's value
+        else:
+            pieces.append(quoted)
+    lines = ["  "]
+    for piece in pieces:
+        if lines[-1].strip() and len(lines[-1]) + len(piece) + 3 > WIDTH:
+            lines[-1] += "\\"
+            lines.append("    ")
+        lines[-1] += f"{piece} "
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
-    if advice.best is None:
+    if advice.best is None or advice.steps is None:
         return "\n\n".join([filled(f"No setting to change: {advice.why}."), *_what_else(advice)])
-    line = export_line(advice.best.alloc_conf)
-    proof = (
-        ""
-        if advice.proofs or advice.unproved
-        else f"\nThe real allocator's word:\n  oomdoctor advise {shlex.quote(path)} --prove"
-    )
-    return (
-        f"{filled(f'Best: {advice.why}.')}\n\n  {ink(line, 'bold')}{_again(advice)}\n"
-        f"\nTo see that it helps, record again with it: oomdoctor trace -- COMMAND{proof}"
-    )
+    parts = [
+        filled(f"Best: {advice.why}."),
+        f"  {ink(advice.steps.export, 'bold')}{_again(advice)}",
+        "To see that it helps, record again with it, and compare:\n"
+        f"{_command(advice.steps.record)}\n{_command(advice.steps.compare)}",
+        *_what_else(advice),
+    ]
+    if not advice.proofs and not advice.unproved:
+        parts[2] += f"\nThe real allocator's word:\n{_command(('oomdoctor', 'advise', path, '--prove'))}"
+    return "\n\n".join(parts)

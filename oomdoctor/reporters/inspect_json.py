@@ -53,25 +53,35 @@ def _device(one: Inspection) -> Json:
         "last_event": _last_event(one),
         "basis": one.basis,
         **about(one.device),
-        "state": _measures(moment.fragmentation.device),
+        "state": state_json(one),
         "free_under_way_bytes": one.under_way_bytes,
-        "pools": [
-            {
-                "pool": _pool_id(one, c.private_pool),
-                "kind": "private" if c.private_pool else "default",
-                "size_class": "small" if c.is_small else "large",
-                "stream": _stream(one, c.stream),
-                **_measures(c.measures),
-            }
-            for c in moment.fragmentation.compartments
-        ],
+        "pools": pools_json(one),
         "segments": _segments(one),
         "blocks": blocks,
         "holes": _holes(one),
-        "pinning": [_pin(pin) for pin in one.pins],
+        "pinning": [pin_json(pin) for pin in one.pins],
         "stacks": [_frames(stacks, number) for number in numbers],
         "notes": list(one.notes),
     }
+
+
+def state_json(one: Inspection) -> Json:
+    """The measures of the device."""
+    return _measures(one.moment.fragmentation.device)
+
+
+def pools_json(one: Inspection) -> list[Json]:
+    """The measures of each pool and stream."""
+    return [
+        {
+            "pool": _pool_id(one, c.private_pool),
+            "kind": "private" if c.private_pool else "default",
+            "size_class": "small" if c.is_small else "large",
+            "stream": _stream(one, c.stream),
+            **_measures(c.measures),
+        }
+        for c in one.moment.fragmentation.compartments
+    ]
 
 
 def _last_event(one: Inspection) -> Optional[Json]:
@@ -189,7 +199,8 @@ def _holes(one: Inspection) -> list[Json]:
     return rows
 
 
-def _pin(one: PinWithAge) -> Json:
+def pin_json(one: PinWithAge) -> Json:
+    """What pins holes, by place."""
     pin = one.pin
     return {
         "frames": [{"name": f.name, "filename": f.filename, "line": f.line} for f in pin.place.frames],

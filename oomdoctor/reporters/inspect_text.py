@@ -26,12 +26,12 @@ def render(inspections: Sequence[Inspection], problems_found: Sequence[str], ink
 
 def _device(one: Inspection, ink: Ink) -> str:
     measures = one.moment.fragmentation.device
-    parts = [_head(one, ink), filled(trust(one.device)), *_last_event(one), _picture(one, ink)]
+    parts = [_head(one, ink), filled(trust(one.device)), *_last_event(one), picture(one, ink)]
     if measures.reserved_bytes:
         parts.append(_measures(one, ink))
-        parts.append(_pools(one, ink))
+        parts.append(pools_table(one, ink))
     if one.pins:
-        parts.append(_pins(one, ink))
+        parts.append(pins_table(one, ink))
     listed = notes(one.notes)
     if listed:
         parts.append("\n".join(listed))
@@ -61,7 +61,8 @@ def _last_event(one: Inspection) -> list[str]:
     return [filled(last_event_text(event))]
 
 
-def _picture(one: Inspection, ink: Ink) -> str:
+def picture(one: Inspection, ink: Ink) -> str:
+    """Where the device's memory is: a bar for each state."""
     measures = one.moment.fragmentation.device
     whole = measures.free_bytes - measures.hole_bytes
     blocks = "1 live block" if measures.live_blocks == 1 else f"{measures.live_blocks:,} live blocks"
@@ -116,7 +117,8 @@ def _measures(one: Inspection, ink: Ink) -> str:
     return "\n".join([*lines, *(f"  {name:<17} {value:>11}  {note}" for name, value, note in rows)])
 
 
-def _pools(one: Inspection, ink: Ink) -> str:
+def pools_table(one: Inspection, ink: Ink) -> str:
+    """A row for each pool and stream."""
     compartments = one.moment.fragmentation.compartments
     head = (
         f"{'Pool, stream':<18}{'reserved':>11}{'live':>11}{'in holes':>11}{'holes':>6}{'largest':>11}"
@@ -170,7 +172,8 @@ def _pool_name(one: Inspection, c: Compartment) -> str:
     return f"{size_class}{grow}{private}"[: 16 - len(stream)] + stream
 
 
-def _pins(one: Inspection, ink: Ink) -> str:
+def pins_table(one: Inspection, ink: Ink) -> str:
+    """A row for each place whose blocks keep holes open."""
     head = f"{'Holes kept open by':<37}{'holes':>11}{'alone':>11}{'blocks':>7}{'oldest':>14}"
     lines = [ink(head, "bold")]
     for found in one.pins[:_ROWS]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any, Optional
+
+from oomdoctor.storage import entries, opened
 
 Json = dict[str, Any]
 
@@ -16,7 +17,7 @@ def read_document(path: str) -> tuple[Optional[Json], Optional[str]]:
         the object and None; or None and why there is none (the file missing, empty, or not a JSON object).
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             value = json.loads(file.read().decode("utf-8", "replace"))
     except FileNotFoundError:
         return None, "it is not there"
@@ -34,7 +35,7 @@ def read_lines(path: str) -> tuple[list[Json], int]:
         the objects, and how many lines could not be read (the last is, while it is being written).
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             lines = file.read().splitlines()
     except OSError:
         return [], 0
@@ -94,8 +95,8 @@ def texts(document: Json, key: str) -> list[str]:
 def read_text(path: str, most: int = 1 << 20) -> str:
     """The beginning of a text file; empty where there is none."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(most)
+        with opened(path) as file:
+            return file.read(most).decode("utf-8", "replace")
     except OSError:
         return ""
 
@@ -103,8 +104,6 @@ def read_text(path: str, most: int = 1 << 20) -> str:
 def folders(path: str) -> list[str]:
     """The names of folders in a folder, sorted; none where it is not there."""
     try:
-        with os.scandir(path) as entries:
-            found = (entry.name for entry in entries if entry.is_dir())
-            return sorted(name for name in found if not name.startswith("."))
+        return [name for name, is_folder in entries(path) if is_folder and not name.startswith(".")]
     except OSError:
         return []

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Optional, Union
 
+from oomdoctor import storage
 from oomdoctor.errors import EmptyInput, ForeignInput, InputError, NewerInput
 from oomdoctor.run.documents import (
     Json,
@@ -168,10 +169,13 @@ class RunFolder:
 
 
 def _check_is_run(where: str) -> None:
-    if not os.path.isdir(where):
+    try:
+        kind = storage.kind(where)
+    except OSError as error:
+        raise InputError("the storage does not say what it is", where=where, why=str(error)) from error
+    if kind != "folder":
         raise InputError(
-            "there is no such folder" if not os.path.exists(where) else "this is a file, not a run folder",
-            where=where,
+            "this is a file, not a run folder" if kind else "there is no such folder", where=where
         )
     manifest, why = read_document(os.path.join(where, "run.json"))
     if manifest is None:
@@ -274,7 +278,7 @@ def _dumps(path: str, name: str, problems: list[str]) -> tuple[Dump, ...]:
     """The dumps, by what files there are: a process killed between the two files leaves a snapshot alone."""
     found: dict[str, tuple[int, str]] = {}
     files = set()
-    for file in sorted(os.listdir(path)):
+    for file, _ in storage.entries(path):
         match = _DUMP.match(file)
         if match:
             found[file.rsplit(".", 1)[0]] = (int(match.group(1)), match.group(2))
@@ -288,7 +292,7 @@ def _dumps(path: str, name: str, problems: list[str]) -> tuple[Dump, ...]:
         # Only a name, never a path: the folder may have come from anywhere.
         snapshot = os.path.basename(text(document or {}, "snapshot") or stem + ".pickle")
         whole = os.path.join(path, snapshot)
-        there = os.path.isfile(whole)
+        there = storage.is_file(whole)
         if not there and text(document or {}, "snapshot"):
             problems.append(f"processes/{name}/{snapshot} is missing")
         dumps.append(

@@ -9,6 +9,7 @@ from typing import Optional
 from oomdoctor.errors import EmptyInput, UsageError
 from oomdoctor.run.documents import Json, integer, mapping, number, objects, read_document, text
 from oomdoctor.run.folder import Dump, Process, RunFolder
+from oomdoctor.storage import absolute, is_folder
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def snapshot_sources(path: str, dump: Optional[str] = None) -> tuple[list[Snapsh
         InputError: it is no run folder, or holds no snapshot.
         UsageError: no process has a dump of that name.
     """
-    if not os.path.isdir(path):
+    if not is_folder(path):
         if dump is not None:
             raise UsageError(
                 "--dump chooses among the snapshots of a run folder",
@@ -117,7 +118,7 @@ def _source(process: Process, dump: Dump) -> SnapshotSource:
 
 
 def _single(path: str) -> SnapshotSource:
-    folder, file = os.path.split(os.path.abspath(path))
+    folder, file = os.path.split(absolute(path))
     stem = file.rsplit(".", 1)[0]
     # A snapshot as JSON may be called what a sidecar is called.
     sidecar, _ = (

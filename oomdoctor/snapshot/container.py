@@ -18,6 +18,7 @@ from typing import Literal, Optional, Union
 
 from oomdoctor.errors import EmptyInput, ForeignInput, InputError, TruncatedInput, UnsafeInput
 from oomdoctor.snapshot.limits import Limits
+from oomdoctor.storage import is_url, opened
 
 Kind = Literal["pickle", "json", "html"]
 
@@ -33,6 +34,8 @@ def refuse_special(path: Union[str, os.PathLike[str]]) -> None:
     Raises:
         InputError: it is one.
     """
+    if is_url(path):
+        return  # a storage has files only
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -55,7 +58,7 @@ def read_bytes(path: Union[str, os.PathLike[str]], limits: Limits) -> bytes:
     """
     source = os.fspath(path)
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             data = file.read()
     except OSError as error:
         raise InputError("cannot read the file", where=source, why=error.strerror or str(error)) from error
@@ -134,7 +137,7 @@ class PickleStream:
     def chunks(self) -> Iterator[bytes]:
         """Its bytes; they end early where the file is damaged, which :func:`read_bytes` tells."""
         try:
-            with open(self._path, "rb") as file:
+            with opened(self._path) as file:
                 if not self._compressed:
                     while chunk := file.read(_CHUNK):
                         yield chunk
@@ -148,8 +151,9 @@ class PickleStream:
 def pickle_stream(path: Union[str, os.PathLike[str]], limits: Limits) -> Optional[PickleStream]:
     """The file as a pickle of the size and protocol that are read piece by piece; None for any other."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with opened(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             head = file.read(2)
             compressed = head == _GZIP
             if size < (limits.streamed_bytes // 16 if compressed else limits.streamed_bytes):

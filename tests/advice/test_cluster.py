@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from oomdoctor.errors import OomdoctorError, UsageError
 from oomdoctor.units import MIB
 from tests.advice.test_advise import HELPS, MIDDLE, ask, refused, save
 from tests.allocator.recorded_by_heap import recorded
+from tests.run.building import add_dump, add_process, make_run
 
 # One worker for all that share a cluster: starting one takes seconds.
 pytestmark = pytest.mark.xdist_group("dask")
@@ -56,6 +58,33 @@ def test_a_relative_path_is_found_by_workers_elsewhere(
 ) -> None:
     monkeypatch.chdir(os.path.dirname(file))
     assert ask(os.path.basename(file), "--scheduler", scheduler)["devices"]
+
+
+def test_workers_read_a_url_themselves(scheduler: str, file: str) -> None:
+    """In shared storage each reads for itself; nothing but the URL is sent."""
+    pytest.importorskip("fsspec")
+    url = Path(file).as_uri()
+    there, here = ask(url, "--scheduler", scheduler), ask(file)
+    assert there["devices"][0]["path"] == url
+    assert json.loads(json.dumps(there).replace(url, file)) == here
+
+
+def test_workers_read_the_ranks_of_a_run_from_its_url(scheduler: str, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    run = make_run(tmp_path / "run")
+    for pid, rank in ((7, 0), (8, 1)):
+        add_dump(
+            add_process(run, pid, rank=rank, torch_version="2.12.0"),
+            recorded(PROGRAM, Settings()),
+            reason="exit",
+        )
+    there = ask(run.as_uri(), "--scheduler", scheduler)
+    here = ask(str(run))
+    assert [device["rank"] for device in there["devices"]] == [0, 1]
+    for one, other in zip(there["devices"], here["devices"]):
+        assert one.pop("path").startswith("file://")
+        other.pop("path")
+    assert there == here
 
 
 def test_workers_see_that_another_recording_took_its_place(file: str) -> None:
