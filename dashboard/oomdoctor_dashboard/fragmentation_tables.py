@@ -68,7 +68,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 PIN_COLUMNS: tuple[tuple[str, str, str], ...] = (
     (
         "hole_bytes",
-        "Holes held open",
+        "Hole bytes",
         "Bytes of holes that blocks of this place hold open. Several places may hold the same hole: the"
         " figures do not add up.",
     ),

@@ -35,6 +35,15 @@ _MEASURES = ("hole_bytes", "largest_free_bytes", "external", "stranded_bytes", "
 _LATER = {"1000": "in the next 1,000 events", "10000": "in the next 10,000 events",
           "100000": "in the next 100,000 events", "end": "until the end"}  # fmt: skip
 
+# Until there is something to draw.
+_EMPTY = {
+    "template": "none",
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "xaxis": {"visible": False},
+    "yaxis": {"visible": False},
+}
+
 _HELP_OVER = """\
 Of what is reserved, what no tensor uses: holes (free blocks in segments that hold a live block, so they
 cannot go back to the device), free whole segments, pending (freed, another stream may still use it) and
@@ -174,7 +183,7 @@ def _progress() -> Any:
 def _graph(name: str, filename: str) -> Any:
     return dcc.Graph(
         id=f"{ID}-{name}",
-        figure=go.Figure(layout={"height": 330}),
+        figure=go.Figure(layout={**_EMPTY, "height": 330}),
         config={"displaylogo": False, "toImageButtonOptions": {"filename": filename}},
     )
 

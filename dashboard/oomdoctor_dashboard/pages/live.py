@@ -31,6 +31,15 @@ _KEPT_TABLES = 8
 _TEXTS = ("text", "size", "age")
 _CHOICES = ("pool", "stream", "state")
 
+# Until there is something to draw.
+_EMPTY = {
+    "template": "none",
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "xaxis": {"visible": False},
+    "yaxis": {"visible": False},
+}
+
 _HELP = """\
 Every block that is allocated, or freed and waiting for another stream (pending), at the moment chosen above.
 The flame graph gathers them by call stack: the program's own lines at the top, what they called below, each
@@ -74,7 +83,7 @@ def layout() -> Any:
             html.Div(
                 dcc.Graph(
                     id=f"{ID}-flame",
-                    figure=go.Figure(),
+                    figure=go.Figure(layout=_EMPTY),
                     config={"displaylogo": False, "toImageButtonOptions": {"filename": "live"}},
                 ),
                 style={"maxHeight": 420, "overflowY": "auto"},
