@@ -58,20 +58,12 @@ window.dash_clientside.oomdoctor_timeline = {
     if (view && !again) {
       here.lastClick = { at: Date.now(), event: view.event, item: view.item, device: view.device };
     }
-    return window.dash_clientside.oomdoctor_timeline.moved(point && point.customdata[0], view, drawn);
-  },
-
-  peak: function (clicks, view, drawn) {
-    return window.dash_clientside.oomdoctor_timeline.moved(clicks && drawn && drawn.peak, view, drawn);
-  },
-
-  moved: function (event, view, drawn) {
-    const none = window.dash_clientside.no_update;
-    if (!Number.isInteger(event) || !view || !drawn) {
-      return none;
+    const event = point && point.customdata[0];
+    if (!Number.isInteger(event) || !view || !drawn || event === view.event) {
+      return window.dash_clientside.no_update;
     }
-    if (drawn.key[0] !== view.item || drawn.key[1] !== view.device || event === view.event) {
-      return none;
+    if (drawn[0] !== view.item || drawn[1] !== view.device) {
+      return window.dash_clientside.no_update;
     }
     return Object.assign({}, view, { event: event });
   },

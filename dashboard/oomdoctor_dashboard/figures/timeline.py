@@ -39,9 +39,7 @@ def timeline_figure(picture: Picture, theme: str) -> go.Figure:
     """A window of a recording. ``customdata`` of what can be clicked begins with its number of events."""
     data = _bands(picture) if picture.bands is not None else _lines(picture, theme)
     data += [_ooms(picture), _hover(picture, theme), *_marks(picture)]
-    figure = go.Figure(data=data)
-    figure.update_layout(**_layout(picture, theme))
-    return figure
+    return go.Figure(data=data, layout=_layout(picture, theme))
 
 
 def _lines(picture: Picture, theme: str) -> list[dict[str, Any]]:

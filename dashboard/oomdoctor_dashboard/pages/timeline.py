@@ -63,7 +63,6 @@ def layout() -> Any:
                         style={"flexShrink": 0},
                         children=[
                             dmc.Button("Show all", id=f"{ID}-all", variant="subtle", size="compact-xs"),
-                            dmc.Button("Go to peak", id=f"{ID}-peak", variant="subtle", size="compact-xs"),
                             dmc.SegmentedControl(id=f"{ID}-mode", data=_MODES, value="lines", size="xs"),
                             dmc.SegmentedControl(
                                 id=f"{ID}-axis", data=_axes(True), value="events", size="xs"
@@ -129,26 +128,24 @@ def register(app: dash.Dash, library: Library) -> None:
         Input(ids.SHOWN, "data"),
         State(f"{ID}-drawn", "data"),
     )
-    def draw(shown: Optional[View], drawn: Optional[dict[str, Any]]) -> Any:
+    def draw(shown: Optional[View], drawn: Optional[list[Any]]) -> Any:
         if shown is None:
             return (no_update,) * 7
         hidden = {"height": _HEIGHT, "display": "none"}
         try:
             loaded = library.loaded(shown["item"], shown["device"])
             if not loaded.events:
-                key = {"key": key_of(shown), "peak": None}
-                return no_update, hidden, key, "", _axes(False), True, _no_history(loaded)
-            if drawn and drawn["key"] == key_of(shown):
+                return no_update, hidden, key_of(shown), "", _axes(False), True, _no_history(loaded)
+            if drawn == key_of(shown):
                 return (_moved(loaded, shown), *(no_update,) * 6)
             seen = picture_of(loaded, shown)
             timeline = _timeline(loaded)
-            peak = timeline.peaks["allocated"].after
         except OomdoctorError as error:
             return no_update, hidden, None, "", no_update, True, alert(error)
         return (
             timeline_figure(seen, shown["theme"]),
             {"height": _HEIGHT},
-            {"key": key_of(shown), "peak": peak},
+            key_of(shown),
             summary(loaded, shown, seen),
             _axes(timeline.has_times),
             shown["low"] is None,
@@ -189,7 +186,6 @@ def _register_switches(app: dash.Dash) -> None:
         ("zoomed", [Input(f"{ID}-asked", "data"), now]),
         ("reset", [Input(f"{ID}-graph", "relayoutData"), now]),
         ("clicked", [Input(f"{ID}-graph", "clickData"), now, drawn]),
-        ("peak", [Input(f"{ID}-peak", "n_clicks"), now, drawn]),
         ("all", [Input(f"{ID}-all", "n_clicks"), now]),
     ):
         app.clientside_callback(ClientsideFunction("oomdoctor_timeline", function), view, *inputs, **later)
