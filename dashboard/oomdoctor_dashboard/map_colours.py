@@ -18,9 +18,9 @@ Kinds = tuple[NDArray[np.int64], list[tuple[str, str]]]
 
 # Events since the allocation; young is light, old is dark.
 _AGES = (100, 1_000, 10_000, 100_000)
-_AGE_COLOURS = ("#f6ad55", "#68d391", "#38b2ac", "#3182ce", "#4c51bf", "#702459")
-# Series that can be told apart; holes have the colour of the second.
-_COLOURS = tuple(colour for colour in SERIES if colour != "#dd6b20")
+_AGE_COLOURS = ("#f6e05e", "#68d391", "#38b2ac", "#3182ce", "#4c51bf", "#702459")
+# Holes are orange, and nothing else may be.
+_COLOURS = tuple(colour for colour in SERIES if colour not in ("#dd6b20", "#f6ad55", "#d69e2e"))
 
 
 def kinds_of(moment: Moment, by: str, ranking: list[str]) -> Kinds:

@@ -73,11 +73,12 @@ class SegmentMap:
 
     Attributes:
         moment: what is drawn.
-        row_bytes: of each line.
+        row_bytes: where a long segment goes on in the next line.
+        line_bytes: of each line: a little more, so that short ones that fill a row fit with their gaps.
         lines: how many.
         groups: the headings.
         segment: int64[s], the segments shown, as numbered in ``moment.layout``, in the order drawn.
-        place: int64[s], where each begins: ``line * row_bytes`` and bytes from there.
+        first_line, left: int64[s], the line that each begins in, and how many bytes from its left.
         line, start, bytes: int64[k], of each box: its line, bytes from the left, its length.
         state: uint8[k], index in :data:`STATES`.
         kind: int64[k], what it was asked to be coloured by.
@@ -90,7 +91,8 @@ class SegmentMap:
     lines: int
     groups: tuple[Group, ...]
     segment: NDArray[np.int64]
-    place: NDArray[np.int64]
+    first_line: NDArray[np.int64]
+    left: NDArray[np.int64]
     line: NDArray[np.int64]
     start: NDArray[np.int64]
     bytes: NDArray[np.int64]
@@ -111,13 +113,24 @@ class SegmentMap:
         drawn = np.flatnonzero(self.segment == at)
         if not len(drawn):
             return []
-        low = int(self.place[drawn[0]] + address - starts[at])
-        high = min(low + size, int(self.place[drawn[0]] + sizes[at]))
-        width = self.row_bytes
+        line, left = int(self.first_line[drawn[0]]), int(self.left[drawn[0]])
+        low = int(address - starts[at])
+        high = min(low + size, int(sizes[at]))
+        width = self.row_bytes if sizes[at] > self.line_bytes else self.line_bytes
         return [
-            (line, max(low - line * width, 0), min(high - line * width, width))
-            for line in range(low // width, (high - 1) // width + 1)
+            (line + i, left + max(low - i * width, 0), left + min(high - i * width, width))
+            for i in range(low // width, (high - 1) // width + 1)
         ]
+
+    @property
+    def line_bytes(self) -> int:
+        """See above."""
+        return line_bytes(self.row_bytes)
+
+
+def line_bytes(row_bytes: int) -> int:
+    """Bytes of a line whose row has so many."""
+    return row_bytes + row_bytes // 50
 
 
 def bounds(layout: Layout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -171,7 +184,7 @@ def row_bytes_for(layout: Layout, only: Filter, most_rows: int = MOST_ROWS) -> i
         return _round(-(-largest // 12), 4096)
     # A small segment is 2 MiB, and most large ones are 20: no row need be shorter.
     width = _round(max(2 * MIB, min(largest, 20 * MIB), int(sizes[rows].sum()) // most_rows), MIB)
-    while _packed(sizes[rows], pool, width)[1] > most_rows:
+    while _packed(sizes[rows], pool, width)[2] > most_rows:
         width = _round(width + 1, MIB)
     return width
 
@@ -187,24 +200,27 @@ def _round(size: int, least: int) -> int:
 
 
 def _packed(
-    sizes: NDArray[np.int64], pool: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.int64], int, list[tuple[int, int, int, int]]]:
-    """Where segments begin (see ``SegmentMap.place``), lines, and per pool: line, first and last, number."""
-    place = np.zeros(len(sizes), np.int64)
-    gap = max(int(width * _GAP), 1)
+    sizes: NDArray[np.int64], pool: NDArray[np.int64], row_bytes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, list[tuple[int, int, int, int]]]:
+    """First line and left of segments, how many lines; and per pool: line, first and last segment, number."""
+    first_line, lefts = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
+    gap, whole = max(int(row_bytes * _GAP), 1), line_bytes(row_bytes)
     line, left = -1, 0
     groups: list[tuple[int, int, int, int]] = []
     for i, (size, number) in enumerate(zip(sizes.tolist(), pool.tolist())):
         if not groups or groups[-1][3] != number:
-            line, left = line + 1, width  # its heading; the first segment begins a line
+            line, left = line + 1, whole  # its heading; the first segment begins a line
             groups.append((line, i, i, number))
         groups[-1] = (*groups[-1][:2], i + 1, number)
-        if left + size > width:
+        if left + size > whole:
             line, left = line + 1, 0
-        place[i] = line * width + left
-        line += (left + size - 1) // width
-        left = (left + size - 1) % width + 1 + gap
-    return place, line + 1, groups
+        first_line[i], lefts[i] = line, left
+        if size > whole:
+            line, left = line + (size - 1) // row_bytes, (size - 1) % row_bytes + 1
+        else:
+            left += size
+        left += gap
+    return first_line, lefts, line + 1, groups
 
 
 def segment_map(
@@ -230,18 +246,20 @@ def segment_map(
     starts, sizes = bounds(layout)
     pool = pool_of(layout)[rows]
     width = row_bytes or row_bytes_for(layout, only)
-    place, lines, groups = _packed(sizes[rows], pool, width)
+    first_line, left, lines, groups = _packed(sizes[rows], pool, width)
     while lines > 2 * MOST_ROWS and only.segment is None:
         width = _round(width + 1, MIB)
-        place, lines, groups = _packed(sizes[rows], pool, width)
+        first_line, left, lines, groups = _packed(sizes[rows], pool, width)
     counts = layout.first_block[rows + 1] - layout.first_block[rows]
     home = np.repeat(np.arange(len(rows)), counts)
     within = np.arange(len(home)) - np.repeat(np.cumsum(counts) - counts, counts)
     block = layout.first_block[rows][home] + within
-    low = place[home] + layout.blocks["ptr"][block] - starts[rows][home]
+    within = layout.blocks["ptr"][block] - starts[rows][home]
+    wrap = np.where(sizes[rows] > line_bytes(width), width, line_bytes(width))[home]
     state = state_of(layout)[block]
     kinds = np.zeros(len(block), np.int64) if kind is None else np.where(state <= PENDING, kind[block], 0)
-    boxes = _boxes(low, layout.blocks["size"][block], width, home, state, kinds, block, most_boxes)
+    pieces = _cut(first_line[home], left[home], within, layout.blocks["size"][block], wrap)
+    boxes = _boxes(pieces, line_bytes(width), home, state, kinds, block, most_boxes)
     names = {0: "large pool", 1: "small pool"}
     ids = moment.history.recording.pools
     return SegmentMap(
@@ -258,7 +276,8 @@ def segment_map(
             for line, first, after, number in groups
         ),
         segment=rows,
-        place=place,
+        first_line=first_line,
+        left=left,
         **boxes,
     )
 
@@ -268,9 +287,35 @@ def private_name(ids: tuple[tuple[int, int], ...], number: int) -> str:
     return f"private pool {ids[number - 1]}" if number <= len(ids) else "private pool, unnamed"
 
 
-def _boxes(
-    low: NDArray[np.int64],
+@dataclass(frozen=True)
+class _Pieces:
+    """Blocks cut where lines end: which block each piece is of, its line, bytes from the left, length."""
+
+    of: NDArray[np.int64]
+    line: NDArray[np.int64]
+    left: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+
+def _cut(
+    first_line: NDArray[np.int64],
+    left: NDArray[np.int64],
+    within: NDArray[np.int64],
     size: NDArray[np.int64],
+    wrap: NDArray[np.int64],
+) -> _Pieces:
+    """Blocks by where their segment begins, how far in it they begin, and after how many bytes it goes on."""
+    first = within // wrap
+    cuts = (within + size - 1) // wrap - first + 1
+    of = np.repeat(np.arange(len(size)), cuts)
+    turn = first[of] + np.arange(len(of)) - np.repeat(np.cumsum(cuts) - cuts, cuts)
+    low = np.maximum(within[of] - turn * wrap[of], 0)
+    high = np.minimum((within + size)[of] - turn * wrap[of], wrap[of])
+    return _Pieces(of=of, line=first_line[of] + turn, left=left[of] + low, length=high - low)
+
+
+def _boxes(
+    pieces: _Pieces,
     width: int,
     segment: NDArray[np.int64],
     state: NDArray[np.uint8],
@@ -278,13 +323,8 @@ def _boxes(
     block: NDArray[np.int64],
     most: int,
 ) -> dict[str, NDArray[Any]]:
-    """Blocks cut where lines end, and what is too short to see joined; columns of a :class:`SegmentMap`."""
-    first = low // width
-    cuts = (low + size - 1) // width - first + 1
-    of = np.repeat(np.arange(len(low)), cuts)
-    line = first[of] + np.arange(len(of)) - np.repeat(np.cumsum(cuts) - cuts, cuts)
-    left = np.maximum(low[of] - line * width, 0)
-    length = np.minimum((low + size)[of] - line * width, width) - left
+    """What is too short to see joined; columns of a :class:`SegmentMap`."""
+    of, line, left, length = pieces.of, pieces.line, pieces.left, pieces.length
     # The state and what it is coloured by as one number.
     look = kind[of] * len(STATES) + state[of]
     shortest = max(width // PIXELS, 1)

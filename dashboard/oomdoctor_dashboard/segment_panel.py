@@ -64,7 +64,7 @@ def summary(moment: Moment, basis: str) -> Any:
                         html.Tr(
                             [
                                 html.Td(name),
-                                html.Td(format_bytes(size), style={"textAlign": "right"}),
+                                html.Td(format_bytes(size), style={"textAlign": "right", "paddingRight": 8}),
                                 html.Td(dmc.Text(more, size="xs", c="dimmed")),
                             ]
                         )
@@ -205,9 +205,9 @@ def _hole(moment: Moment, hole: HoleDetails) -> list[Any]:
 
 
 def _pin(moment: Moment, one: PinningBlock) -> Any:
-    would = f"went it alone, {format_bytes(one.joined_bytes)} would be free in one piece"
+    would = f"if it alone went: {format_bytes(one.joined_bytes)} free in one piece"
     if one.frees_segment:
-        would += ", and the segment could be given back"
+        would += ", a whole segment that can be given back"
     return dmc.Paper(
         withBorder=True,
         p=6,

@@ -20,7 +20,9 @@ _STATE = {
     FREE: ("#cbd5e0", "#4a5568"),
 }
 # Above so many lines the addresses at the left would run into one another.
-_MARGIN = {"l": 112, "r": 12, "t": 30, "b": 24}
+_MARGIN = {"l": 112, "r": 12, "b": 24}
+# Names of stacks are long.
+_LEGEND_COLUMNS = 4
 # A box narrower than this part of a line has no room for a border.
 _BORDERED = 1 / 240
 
@@ -60,14 +62,20 @@ def segment_figure(
         ]
         if parts:
             traces.append(_frames(parts, colour, 2.5, name))
+    shown = sum(len(trace.x) > 0 for trace in traces if trace.showlegend is not False)
+    legend_rows = -(-shown // _LEGEND_COLUMNS)
     # All at once: adding traces and layout one by one takes a multiple of the time.
-    return go.Figure(data=traces, layout=_layout(drawn, theme))
+    return go.Figure(data=traces, layout=_layout(drawn, theme, legend_rows))
 
 
-def height_of(lines: int) -> int:
+def height_of(lines: int, legend_rows: int = 1) -> int:
     """Pixels that a map of so many lines takes."""
     pitch = 22 if lines <= 24 else 17 if lines <= 45 else 13
-    return max(pitch * lines, 60) + int(_MARGIN["t"]) + int(_MARGIN["b"])
+    return max(pitch * lines, 60) + _top(legend_rows) + _MARGIN["b"]
+
+
+def _top(legend_rows: int) -> int:
+    return 12 + 19 * legend_rows
 
 
 def _looks(
@@ -106,7 +114,8 @@ def _bars(
         base=drawn.start[boxes].astype(np.float64),
         y=drawn.line[boxes].astype(np.int16),
         width=0.78,
-        customdata=boxes.astype(np.int32),
+        # A list: of packed arrays Dash does not tell which number was pointed at.
+        customdata=boxes.tolist(),
         marker={
             "color": colour,
             "line": {
@@ -119,14 +128,12 @@ def _bars(
 
 
 def _segment_parts(drawn: SegmentMap) -> list[tuple[int, float, float]]:
-    _, sizes = bounds(drawn.moment.layout)
-    width = drawn.row_bytes
-    out: list[tuple[int, float, float]] = []
-    for place, size in zip(drawn.place.tolist(), sizes[drawn.segment].tolist()):
-        for line in range(place // width, (place + size - 1) // width + 1):
-            low = max(place - line * width, 0)
-            out.append((line, low, min(place + size - line * width, width)))
-    return out
+    starts, sizes = bounds(drawn.moment.layout)
+    return [
+        (line, float(low), float(high))
+        for segment in drawn.segment.tolist()
+        for line, low, high in drawn.where(int(starts[segment]), int(sizes[segment]))
+    ]
 
 
 def _frames(parts: Sequence[tuple[int, float, float]], colour: str, thick: float, name: str) -> go.Scatter:
@@ -145,7 +152,7 @@ def _frames(parts: Sequence[tuple[int, float, float]], colour: str, thick: float
     )
 
 
-def _layout(drawn: SegmentMap, theme: str) -> dict[str, Any]:
+def _layout(drawn: SegmentMap, theme: str, legend_rows: int) -> dict[str, Any]:
     values, texts = colours.byte_ticks(drawn.row_bytes, 8)
     lines, labels = _labels(drawn)
     base = colours.layout(theme)
@@ -153,13 +160,13 @@ def _layout(drawn: SegmentMap, theme: str) -> dict[str, Any]:
     return {
         **base,
         "barmode": "overlay",
-        "height": height_of(drawn.lines),
-        "margin": _MARGIN,
+        "height": height_of(drawn.lines, legend_rows),
+        "margin": {**_MARGIN, "t": _top(legend_rows)},
         "hovermode": "closest",
         "legend": {**base["legend"], "itemclick": False, "itemdoubleclick": False, "y": 1.0, "x": 0.0},
         "xaxis": {
             **base["xaxis"],
-            "range": [-drawn.row_bytes * 0.002, drawn.row_bytes * 1.004],
+            "range": [-drawn.row_bytes * 0.002, drawn.line_bytes * 1.002],
             "tickvals": values,
             "ticktext": texts,
             "showgrid": False,
@@ -196,11 +203,11 @@ def _labels(drawn: SegmentMap) -> tuple[list[int], list[str]]:
     starts, sizes = bounds(drawn.moment.layout)
     width = drawn.row_bytes
     texts: dict[int, str] = {}
-    for place, row in zip(drawn.place.tolist(), drawn.segment.tolist()):
-        first, last = place // width, (place + int(sizes[row]) - 1) // width
+    for first, row in zip(drawn.first_line.tolist(), drawn.segment.tolist()):
         texts.setdefault(first, f"{int(starts[row]):#x}")
-        for line in range(first + 1, last + 1):
-            texts.setdefault(line, f"+{format_bytes(line * width - place)}")
+        turns = (int(sizes[row]) - 1) // width if sizes[row] > drawn.line_bytes else 0
+        for turn in range(1, turns + 1):
+            texts.setdefault(first + turn, f"+{format_bytes(turn * width)}")
     return list(texts), list(texts.values())
 
 

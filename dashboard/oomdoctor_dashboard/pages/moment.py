@@ -104,7 +104,11 @@ def layout() -> Any:
             html.Div(
                 id=f"{ID}-line",
                 className="od-mono",
-                style={"fontSize": 12, "minHeight": 18, "paddingTop": 4, "overflowWrap": "anywhere"},
+                style={
+                    # One line at all times: what stands below must not jump while stepping.
+                    "fontSize": 12, "height": 22, "paddingTop": 4, "whiteSpace": "nowrap",
+                    "overflow": "hidden", "textOverflow": "ellipsis",
+                },
             ),
         ],
     )  # fmt: skip
@@ -143,20 +147,19 @@ def register(app: dash.Dash, library: Library) -> None:
 
     @app.callback(
         Output(f"{ID}-line", "children"),
+        Output(f"{ID}-line", "title"),
         Output(f"{ID}-drawn", "data"),
         Input(ids.SHOWN, "data"),
     )
     def say(shown: Optional[View]) -> Any:
         if shown is None:
-            return no_update, no_update
+            return no_update, no_update, no_update
         loaded = library.loaded(shown["item"], shown["device"])
         moment = loaded.moment(shown["event"])
         at = when(moment)
-        line = [
-            html.Span(what_happened(moment)),
-            html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7}),
-        ]
-        return line, moment.events
+        what = what_happened(moment)
+        quiet = html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7})
+        return [html.Span(what), quiet], what, moment.events
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import dash
 import dash_mantine_components as dmc
 import numpy as np
-from dash import ALL, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html, no_update
 
 from oomdoctor.allocator.moment import Moment
 from oomdoctor.snapshot.model import ALLOC, FREE_COMPLETED, FREE_REQUESTED
@@ -16,7 +16,7 @@ from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.errors import alert
-from oomdoctor_dashboard.figures.segments import height_of, segment_figure
+from oomdoctor_dashboard.figures.segments import segment_figure
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
@@ -49,6 +49,7 @@ def layout() -> Any:
     select: dict[str, Any] = {"size": "xs", "allowDeselect": False}
     return html.Div(
         [
+            dcc.Store(id=f"{ID}-shown"),
             dcc.Store(id=f"{ID}-drawn"),
             dmc.Group(
                 gap="xs",
@@ -93,14 +94,14 @@ def layout() -> Any:
                 style={"display": "flex", "gap": 12, "alignItems": "flex-start"},
                 children=[
                     html.Div(
-                        style={"flex": "1 1 auto", "minWidth": 0},
+                        style={"flex": "1 1 auto", "minWidth": 0, "position": "relative"},
                         children=[
                             html.Div(id=f"{ID}-none"),
                             dcc.Graph(
                                 id=f"{ID}-graph",
                                 responsive=True,
                                 clear_on_unhover=True,
-                                style={"height": 300},
+                                style={"display": "none"},
                                 config={
                                     "displaylogo": False,
                                     "doubleClick": "reset",
@@ -108,6 +109,7 @@ def layout() -> Any:
                                     "toImageButtonOptions": {"filename": "oomdoctor-segments", "scale": 2},
                                 },
                             ),
+                            dcc.Tooltip(id=f"{ID}-tooltip", direction="bottom"),
                         ],
                     ),
                     dmc.Paper(
@@ -121,15 +123,24 @@ def layout() -> Any:
                     ),
                 ],
             ),
-            dcc.Tooltip(id=f"{ID}-tooltip", direction="bottom"),
         ]
     )  # fmt: skip
 
 
+_HIDDEN = {"display": "none"}
+_CHOICES = ("pool", "stream", "alone", "colour")
+
+
 def register(app: dash.Dash, library: Library) -> None:
     """Its callbacks."""
-    _register_options(app, library)
+    _register_options(app)
     _register_choosing(app, library)
+
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_segments", "open"),
+        Output(f"{ID}-shown", "data"),
+        Input(ids.SHOWN, "data"),
+    )
 
     @app.callback(
         Output(f"{ID}-graph", "figure"),
@@ -137,41 +148,46 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-none", "children"),
         Output(f"{ID}-drawn", "data"),
         Output(f"{ID}-tooltip", "show", allow_duplicate=True),
-        Input(ids.SHOWN, "data"),
+        Output(f"{ID}-panel", "children"),
+        *(Output(f"{ID}-{name}", "value") for name in _CHOICES),
+        Output(f"{ID}-holes", "checked"),
+        Output(f"{ID}-stream", "data"),
+        Output(f"{ID}-alone", "data"),
+        Input(f"{ID}-shown", "data"),
         State(f"{ID}-drawn", "data"),
-        prevent_initial_call="initial_duplicate",
+        prevent_initial_call=True,
     )
     def draw(shown: Optional[View], drawn: Any) -> Any:
+        """All of the page at once: one request for each step."""
         if shown is None or shown["tab"] != ID:
-            return (no_update,) * 5
+            return (no_update,) * 13
         loaded = library.loaded(shown["item"], shown["device"])
         key = key_of(shown, loaded)
         if key == drawn:
-            return (no_update,) * 5
+            return (no_update,) * 13
         found = map_of(loaded, key)
-        if not len(found):
-            return no_update, {"display": "none"}, _nothing(found.moment, _filter(key)), key, False
-        figure = figure_of(loaded, found, key)
-        return figure, {"height": height_of(found.lines)}, None, key, False
-
-    @app.callback(
-        Output(f"{ID}-panel", "children"),
-        Input(ids.SHOWN, "data"),
-    )
-    def tell(shown: Optional[View]) -> Any:
-        if shown is None or shown["tab"] != ID:
-            return no_update
-        loaded = library.loaded(shown["item"], shown["device"])
-        moment = loaded.moment(shown["event"])
-        options = options_of(shown, ID)
+        moment, options = found.moment, key["options"]
         address = _address(options.get("block"))
         if address is None:
-            return summary(moment, basis_of(loaded, moment))
-        return panel(moment, lives_of(loaded), address, alone=_address(options.get("alone")) is not None)
+            beside = summary(moment, basis_of(loaded, moment))
+        else:
+            beside = panel(moment, lives_of(loaded), address, alone=bool(options.get("alone")))
+        if len(found):
+            figure = figure_of(loaded, found, key)
+            pictured = figure, {"height": figure.layout.height}, None
+        else:
+            pictured = no_update, _HIDDEN, _nothing(moment, _filter(key))
+        return (*pictured, key, False, beside, *_controls(moment, options))
+
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_segments", "where"),
+        Output(f"{ID}-tooltip", "bbox"),
+        Input(f"{ID}-graph", "hoverData"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output(f"{ID}-tooltip", "show"),
-        Output(f"{ID}-tooltip", "bbox"),
         Output(f"{ID}-tooltip", "children"),
         Input(f"{ID}-graph", "hoverData"),
         State(f"{ID}-drawn", "data"),
@@ -180,14 +196,14 @@ def register(app: dash.Dash, library: Library) -> None:
     def hover(data: Any, key: Any) -> Any:
         box = _box(data)
         if box is None or key is None or not library.is_loaded(key["item"], key["device"]):
-            return False, no_update, no_update
+            return False, no_update
         found = map_of(library.loaded(key["item"], key["device"]), key)
         if box >= len(found):
-            return False, no_update, no_update
+            return False, no_update
         first, *more = box_lines(found, box)
         lines = [html.Div(first, style={"fontWeight": 600}), *(html.Div(line) for line in more)]
         style = {"fontSize": 11, "maxWidth": 420, "overflowWrap": "anywhere", "whiteSpace": "normal"}
-        return True, data["points"][0]["bbox"], html.Div(lines, style=style, className="od-tooltip")
+        return True, html.Div(lines, style=style, className="od-tooltip")
 
 
 # ---- what is drawn ----
@@ -314,18 +330,19 @@ def _nothing(moment: Moment, only: Filter) -> Any:
 # ---- what is chosen ----
 
 
-def _register_options(app: dash.Dash, library: Library) -> None:
-    names = ("pool", "stream", "alone", "colour")
-
+def _register_options(app: dash.Dash) -> None:
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
-        *(Input(f"{ID}-{name}", "value") for name in names),
+        *(Input(f"{ID}-{name}", "value") for name in _CHOICES),
         Input(f"{ID}-holes", "checked"),
         State(ids.VIEW, "data"),
+        State(f"{ID}-drawn", "data"),
         prevent_initial_call=True,
     )
-    def choose(pool: str, stream: str, alone: str, colour: str, holes: bool, view: Optional[View]) -> Any:
-        if view is None or view["tab"] != ID:
+    def choose(
+        pool: str, stream: str, alone: str, colour: str, holes: bool, view: Optional[View], drawn: Any
+    ) -> Any:
+        if view is None or view["tab"] != ID or drawn is None:
             return no_update
         new = with_options(
             view,
@@ -338,31 +355,21 @@ def _register_options(app: dash.Dash, library: Library) -> None:
         )
         return no_update if options_of(new, ID) == options_of(view, ID) else new
 
-    @app.callback(
-        *(Output(f"{ID}-{name}", "value") for name in names),
-        Output(f"{ID}-holes", "checked"),
-        Output(f"{ID}-stream", "data"),
-        Output(f"{ID}-alone", "data"),
-        Input(ids.SHOWN, "data"),
+
+def _controls(moment: Moment, options: dict[str, Any]) -> tuple[Any, ...]:
+    """Values of the controls above the map, and what can be chosen there."""
+    alone = options.get("alone")
+    handles = moment.history.recording.streams.tolist()
+    streams = [{"value": str(rank), "label": f"stream {one:#x}"} for rank, one in enumerate(handles)]
+    return (
+        options.get("pool", "all"),
+        str(options.get("stream", "all")),
+        alone or "all",
+        options.get("colour", "state"),
+        bool(options.get("holes", False)),
+        [{"value": "all", "label": "all streams"}, *streams],
+        [{"value": "all", "label": "all segments"}, *listed_segments(moment, _address(alone))],
     )
-    def show(shown: Optional[View]) -> Any:
-        if shown is None or shown["tab"] != ID:
-            return (no_update,) * 7
-        loaded = library.loaded(shown["item"], shown["device"])
-        moment = loaded.moment(shown["event"])
-        options = options_of(shown, ID)
-        alone = options.get("alone")
-        handles = moment.history.recording.streams.tolist()
-        streams = [{"value": str(rank), "label": f"stream {one:#x}"} for rank, one in enumerate(handles)]
-        return (
-            options.get("pool", "all"),
-            str(options.get("stream", "all")),
-            alone or "all",
-            options.get("colour", "state"),
-            bool(options.get("holes", False)),
-            [{"value": "all", "label": "all streams"}, *streams],
-            [{"value": "all", "label": "all segments"}, *listed_segments(moment, _address(alone))],
-        )
 
 
 def listed_segments(moment: Moment, also: Optional[int] = None) -> list[dict[str, str]]:
