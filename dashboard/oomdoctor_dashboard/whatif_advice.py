@@ -13,13 +13,13 @@ from typing import Any, Optional
 
 from oomdoctor.advice.advise import Advice, advise
 from oomdoctor.advice.evaluate import Place, Task, evaluate, forget, keep
-from oomdoctor.advice.ranking import frontier
 from oomdoctor.advice.search import Map
-from oomdoctor.advice.shortfall import Shortfall, shortfall
+from oomdoctor.advice.state_only import advise_from_state, has_requests
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.replay import Outcome
 from oomdoctor.errors import InputError, OomdoctorError
-from oomdoctor.reporters import advise_json
+from oomdoctor.reporters import advise_json, advise_state_text, shortfall_text
+from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.parts import size_text
 from oomdoctor.reporters.recording_text import called
 from oomdoctor.run.sources import SnapshotSource, snapshot_sources
@@ -45,16 +45,14 @@ class Searched:
         document: what ``oomdoctor advise --json`` prints.
         which: index of a recording in the document by (path, device).
         names: of the recordings, in their order.
-        frontier: settings that no other beats in both room left and calls of the driver, most room first.
-        shortfalls: what the recordings lacked where they ran out of memory.
+        shortfalls: in words, what each lacked where memory runs out under the best setting too; else None.
         survive: whether all recordings survive, by settings text.
     """
 
     document: dict[str, Any]
     which: dict[tuple[str, int], int]
     names: tuple[str, ...]
-    frontier: tuple[str, ...]
-    shortfalls: tuple[Optional[Shortfall], ...]
+    shortfalls: tuple[Optional[str], ...]
     survive: dict[str, bool]
 
 
@@ -73,10 +71,10 @@ def recordings_of(
             continue
         for number in library.devices(key) if everywhere else [device]:
             one = library.loaded(key, number).device
-            if one.has_events:
+            if has_requests(one):
                 found.append((Place(one.source.path, number, one.history.torch), one))
             else:
-                without.append(f"{called(one)}: no history was recorded, so it has no say")
+                without.append(f"{called(one)}: no request was recorded, so it has no say")
     if not found:
         raise InputError(
             "no history was recorded: there is nothing to replay settings on",
@@ -155,20 +153,19 @@ def search(
     """
     recordings, without = recordings_of(library, item, device, everywhere=everywhere)
     with thread_map(recordings, job) as mapped:
-        found = advise(recordings, mapped, capacity=capacity)
+        path = item.run if everywhere and item.run is not None else item.source.path
+        found = advise(recordings, mapped, capacity=capacity, path=path)
     return _searched(found, without)
 
 
 def _searched(advice: Advice, without: Sequence[str]) -> Searched:
-    pairs = list(zip(advice.devices, advice.capacities))
     return Searched(
         document=advise_json.document(advice, without),
-        which={(device.source.path, device.device): number for number, (device, _) in enumerate(pairs)},
+        which={(device.source.path, device.device): number for number, device in enumerate(advice.devices)},
         names=tuple(called(device) for device in advice.devices),
-        frontier=tuple(one.alloc_conf for one in frontier(advice.tried)),
         shortfalls=tuple(
-            None if advice.current.survives else shortfall(device.history, capacity)
-            for device, capacity in pairs
+            None if lack is None else shortfall_text.render(lack, called(device))
+            for device, lack in zip(advice.devices, advice.shortfalls)
         ),
         survive={one.alloc_conf: one.survives for one in advice.tried},
     )
@@ -182,7 +179,8 @@ def rows(searched: Searched, number: int) -> list[dict[str, Any]]:
 
     Keys: ``id``, ``alloc_conf``, ``setting``, ``survives`` and ``everywhere`` (in words), ``reserved``,
     ``retries``, ``needs`` (None: not looked for), ``calls`` (of the driver), ``basis``, ``best``,
-    ``current``, ``mark`` (an arrow at the best); beside each size a text: ``reserved_text``, ``needs_text``.
+    ``current``, ``on_frontier`` (none leaves more room and asks the driver less), ``mark`` (an arrow at the
+    best); beside each size a text: ``reserved_text``, ``needs_text``.
     """
     one = searched.document["devices"][number]
     current = one["current"]["alloc_conf"]
@@ -222,6 +220,7 @@ def _row(
         "needs_text": "" if needs is None else size_text(needs),
         "calls": metrics["num_device_alloc"] + metrics["num_device_free"],
         "basis": candidate["basis"],
+        "on_frontier": candidate["on_frontier"],
         "best": text == best,
         "mark": "→" if text == best else "",
         "current": is_current,
@@ -238,6 +237,11 @@ def max_split_words(searched: Searched, number: int) -> str:
     answer = searched.document["devices"][number]["max_split_size_mb"]
     why = f"{answer['why'][:1].upper()}{answer['why'][1:]}"
     return f"{answer['best']}. {why}" if answer["helps"] else why
+
+
+def state_words(device: DeviceHistory) -> str:
+    """What the state alone suggests where no request was recorded, as ``oomdoctor advise`` prints it."""
+    return advise_state_text.render(advise_from_state([device]), [], Ink(False))
 
 
 def advise_command(

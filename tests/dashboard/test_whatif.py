@@ -9,7 +9,7 @@ import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,6 +223,7 @@ def test_recorded_course_is_the_recording(two_gpus: Any) -> None:
     lines = whatif_data.timeline(course, 0, loaded.events, 300)
     assert lines["reserved"].y.max() == outcome.peak_reserved_bytes
     assert lines["allocated"].y.max() == outcome.peak_allocated_bytes
+    assert outcome.first_oom is not None
     assert course.died == outcome.first_oom.event
     for event in (0, 1, 4000, loaded.events):
         heap = loaded.history.heap_after(event).stats
@@ -246,7 +247,7 @@ def test_line_keeps_to_its_stretch() -> None:
 
 def test_words_say_how_it_ends_and_how_far_to_trust_it(two_gpus: Any) -> None:
     loaded = two_gpus[2]
-    asked = whatif_form.wanted(loaded.device, {"conf": "max_split_size_mb:32"}).asked
+    asked = whatif_form.wanted(loaded.device, {"conf": "max_split_size_mb:32"}).asked or Asked()
     headline, said, notes = whatif_data.sentences(whatif_data.answer(loaded, asked).comparison)
     assert headline.startswith("survives")
     assert "gets past the recorded out-of-memory error" in said
@@ -263,7 +264,9 @@ def searched(to_the_end: Any) -> whatif_advice.Searched:
 
 
 def test_advice_is_that_of_the_command(to_the_end: Any, searched: whatif_advice.Searched) -> None:
-    theirs = printed("advise", str(TO_THE_END), "--capacity", "1900MiB", "--workers", "1")
+    theirs = printed(
+        "advise", to_the_end[1].source.path, "--device", "0", "--capacity", "1900MiB", "--workers", "1"
+    )
     assert searched.document["devices"] == theirs["devices"]
     (one,) = theirs["devices"]
     rows = whatif_advice.rows(searched, 0)
@@ -311,7 +314,7 @@ def test_search_of_a_run_is_about_all_its_devices(two_gpus: Any) -> None:
 def test_search_stops_when_it_is_told_to(to_the_end: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     library, item, _ = to_the_end
     begun: list[str] = []
-    evaluate = whatif_advice.evaluate
+    from oomdoctor.advice.evaluate import evaluate
 
     def counted(task: Any) -> Any:
         begun.append(task.alloc_conf)
@@ -404,7 +407,7 @@ def test_courses_are_drawn_over_one_another(two_gpus: Any, theme: str) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_trade_off_shows_what_survives(searched: whatif_advice.Searched, theme: str) -> None:
     rows = whatif_advice.rows(searched, 0)
-    figure = figures.trade_off(rows, searched.frontier, capacity=CAPACITY, theme=theme)
+    figure = figures.trade_off(rows, capacity=CAPACITY, theme=theme)
     drawn = {str(one) for trace in figure.data if trace.customdata is not None for one in trace.customdata}
     assert drawn == {row["id"] for row in rows if row["survives"] == "yes"}
     star = next(trace for trace in figure.data if trace.name == "recommended")
@@ -415,7 +418,7 @@ def test_trade_off_shows_what_survives(searched: whatif_advice.Searched, theme: 
     assert list(edge.y) == sorted(edge.y, reverse=True)
     dead = [row for row in rows if row["survives"] != "yes"]
     assert dead
-    none = figures.trade_off(dead, (), capacity=None, theme=theme)
+    none = figures.trade_off(dead, capacity=None, theme=theme)
     assert "No setting survives." in [one.text for one in none.layout.annotations]
 
 
@@ -560,7 +563,8 @@ def test_page_searches_stops_and_searches_again(to_the_end: Any) -> None:
         found = page.ask(of, "whatif-advice-poll.n_intervals", values)
     assert found["whatif-table.rowData"][0]["setting"] == "as recorded (defaults)"
     said = json.dumps(found["whatif-conclusion.children"])
-    assert "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in said
+    assert "ALLOC_CONF=expandable_segments:True" in said
+    assert "oomdoctor compare" in said
     assert f"--capacity {CAPACITY} --prove" in said
     assert "everywhere" not in [column["field"] for column in found["whatif-table.columnDefs"]]
     clicked = page.ask(
@@ -580,6 +584,9 @@ def test_page_says_that_there_is_nothing_to_replay(state_only: Any) -> None:
     page = Page(library)
     found = page.ask("whatif-conf.value", "shown.data", {"shown.data": view_of(item)})
     assert "There is nothing to replay" in json.dumps(found["whatif-nothing.children"])
+    assert "No request was recorded, so no setting can be tried." in json.dumps(
+        found["whatif-nothing.children"]
+    )
     assert found["whatif-page.style"] == {"display": "none"}
     assert shown_until_done(page, view_of(item)) == {}
 
@@ -601,7 +608,7 @@ def test_axis_asks_for_a_stretch() -> None:
     assert _stretch({"autosize": True}, 100) is None
 
 
-def decoded(values: Any) -> Optional[np.ndarray[Any, Any]]:
+def decoded(values: Any) -> np.ndarray[Any, Any]:
     """Numbers of a figure's JSON, which Plotly writes in base 64."""
     if isinstance(values, dict):
         return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])

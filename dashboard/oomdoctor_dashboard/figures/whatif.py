@@ -69,7 +69,7 @@ def courses(
         if sides is None:
             continue
         for name, dash, width in (("reserved", "solid", 1.8), ("allocated", "dot", 1.2)):
-            figure.add_scattergl(
+            figure.add_scatter(
                 x=sides[name].x,
                 y=sides[name].y / scale,
                 name=f"{name}, {what}",
@@ -82,7 +82,7 @@ def courses(
         if at is None or side is None or not low <= at <= high or not len(side["reserved"].x):
             continue
         row = max(int(np.searchsorted(side["reserved"].x, at, side="right")) - 1, 0)
-        figure.add_scattergl(
+        figure.add_scatter(
             x=[at],
             y=[int(side["reserved"].y[row]) / scale],
             name=f"out of memory, {what}",
@@ -135,7 +135,6 @@ def moment_shape(event: int) -> dict[str, Any]:
 
 def trade_off(
     rows: Sequence[Mapping[str, Any]],
-    frontier: Sequence[str],
     *,
     capacity: Optional[int],
     theme: str,
@@ -144,14 +143,13 @@ def trade_off(
 
     Args:
         rows: of the table of settings; those that die are left out, what they reserved says little.
-        frontier: settings texts that no other beats in both.
         capacity: bytes that PyTorch may reserve; None: not known.
     """
     alive = [row for row in rows if not row["survives"].startswith("dies")]
     sizes = [_memory(row) for row in alive]
     largest, least = max([*sizes, capacity or 0, 1]), min(sizes, default=0)
     figure = go.Figure()
-    edge = sorted((row for row in alive if row["alloc_conf"] in frontier), key=lambda row: int(row["calls"]))
+    edge = sorted((row for row in alive if row["on_frontier"]), key=lambda row: int(row["calls"]))
     figure.add_scatter(
         x=[row["calls"] for row in edge],
         y=[_memory(row) for row in edge],
@@ -202,7 +200,7 @@ def trade_off(
         tickformat=",d", rangemode="tozero", uirevision=f"{low} {high}",
     )  # fmt: skip
     figure.update_yaxes(
-        title={"text": "memory", "font": {"size": 11}}, uirevision=f"{low} {high}",
+        uirevision=f"{low} {high}",
         tickvals=ticks, ticktext=texts, range=[low, high],
     )  # fmt: skip
     if not alive:

@@ -12,9 +12,8 @@ import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import Input, Output, Patch, State, dcc, html, no_update
 
-from oomdoctor.advice.shortfall import Shortfall
+from oomdoctor.advice.state_only import has_requests
 from oomdoctor.allocator.release_bounds import named
-from oomdoctor.reporters.parts import place_lines, size_text
 from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import whatif as figures
@@ -29,7 +28,6 @@ _POINTS = 2000
 _AT_ONCE = 0.15  # seconds that a page waits for an answer before it says that it is being worked on
 _POLL_MS = 300
 _KEPT = 6  # answers and searches; an answer takes 24 bytes for each request of the recording
-_HOLDERS = 6
 _HIDDEN, _SHOWN = {"display": "none"}, {"display": "block"}
 # Fields that are options of their own; the others are parts of the settings text.
 _OWN = ("conf", "capacity", "torch", "fraction")
@@ -43,7 +41,7 @@ point puts its setting into the form.
 """
 _COLUMNS = [
     {"field": "mark", "headerName": "", "width": 42, "sortable": False, "resizable": False,
-     "cellStyle": {"color": "#38a169", "fontWeight": 700, "padding": 0, "textAlign": "center"}},
+     "cellStyle": {"color": "#38a169", "fontSize": 17, "padding": 0, "textAlign": "center"}},
     {"field": "setting", "headerName": "Setting", "flex": 1, "minWidth": 230, "tooltipField": "setting"},
     {"field": "survives", "headerName": "Survives", "width": 132},
     {"field": "everywhere", "headerName": "All survive", "width": 104},
@@ -130,7 +128,7 @@ def _form() -> Any:
                                 width=460,
                             ),
                             dmc.Button(
-                                "Reset to recorded", id=f"{ID}-reset", variant="default", size="compact-xs"
+                                "Reset", id=f"{ID}-reset", variant="default", size="compact-xs"
                             ),
                         ],
                         gap="xs",
@@ -380,8 +378,8 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         loaded = _current(shown, library)
         if loaded is None:
             return dash.no_update
-        if not loaded.device.has_events:
-            return {**_same(fields), "nothing": _no_history(), "page": _HIDDEN}
+        if not _has_requests(loaded):
+            return {**_same(fields), "nothing": _no_history(loaded), "page": _HIDDEN}
         options = options_of(shown, ID)
         form = whatif_form.wanted(loaded.device, options)
         values = {
@@ -518,13 +516,22 @@ def _same(fields: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _no_history() -> Any:
-    return alert(
-        "There is nothing to replay",
-        "No history was recorded for this device: its final state is all there is. Record the program with"
-        " oomdoctor trace -- COMMAND.",
-        colour="blue",
-    )
+def _has_requests(loaded: Loaded) -> bool:
+    """Whether there is anything to replay."""
+    return loaded.made(f"{ID}-requests", lambda one: has_requests(one.device))
+
+
+def _no_history(loaded: Loaded) -> Any:
+    words = loaded.made(f"{ID}-state", lambda one: whatif_advice.state_words(one.device))
+    return [
+        alert(
+            "There is nothing to replay",
+            "No request was recorded for this device: its state is all there is. Record the program with"
+            " oomdoctor trace -- COMMAND.",
+            colour="blue",
+        ),
+        html.Pre(words, className="od-mono", style={"fontSize": "12px"}),
+    ]
 
 
 def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
@@ -551,7 +558,7 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
     )
     def show(shown: Any, _: Any, _cancel: Any, _again: Any, drawn: Any) -> Any:
         loaded = _current(shown, library)
-        if loaded is None or not loaded.device.has_events:
+        if loaded is None or not _has_requests(loaded):
             return no_update
         form = whatif_form.wanted(loaded.device, options_of(shown, ID))
         out: dict[str, Any] = {
@@ -633,13 +640,18 @@ def _answered(
 def _figures_table(comparison: Any) -> Any:
     found = whatif_data.rows(comparison)
     heads = ["", "as recorded", "as asked"][: len(found[0])]
-    right = {"textAlign": "right"}
+    right = {"textAlign": "right", "whiteSpace": "nowrap"}
     return dmc.Table(
         [
             dmc.TableThead(dmc.TableTr([dmc.TableTh(one, style=right if one else {}) for one in heads])),
             dmc.TableTbody(
                 [
-                    dmc.TableTr([dmc.TableTd(name), *(dmc.TableTd(value, style=right) for value in values)])
+                    dmc.TableTr(
+                        [
+                            dmc.TableTd(name, style={"whiteSpace": "nowrap"}),
+                            *(dmc.TableTd(value, style=right) for value in values),
+                        ]
+                    )
                     for name, *values in found
                 ]
             ),
@@ -696,7 +708,7 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
     )
     def show(shown: Any, _: Any, _search: Any, _cancel: Any, drawn: Any) -> Any:
         loaded = _current(shown, library)
-        if loaded is None or not loaded.device.has_events:
+        if loaded is None or not _has_requests(loaded):
             return no_update
         item, options = loaded.item, options_of(shown, ID)
         everywhere = bool(options.get("all")) and item.run is not None
@@ -763,9 +775,7 @@ def _advised(
     return {
         "rows": rows,
         "columns": [column for column in _COLUMNS if several or column["field"] != "everywhere"],
-        "graph": figures.trade_off(
-            rows, found.frontier, capacity=one["capacity_bytes"], theme=shown["theme"]
-        ),
+        "graph": figures.trade_off(rows, capacity=one["capacity_bytes"], theme=shown["theme"]),
         "conclusion": _conclusion(loaded, found, number, everywhere, capacity, dump),
         "words": _advice_words(found, number),
     }
@@ -790,7 +800,6 @@ def _conclusion(
     parts: list[Any] = []
     if best is None:
         parts.append(dmc.Text(f"No setting to change: {one['why']}.", size="sm", mt="xs"))
-        parts.append(_holders(found.shortfalls[number]))
     else:
         parts.append(
             dmc.Group(
@@ -803,40 +812,12 @@ def _conclusion(
             )
         )
         parts.append(_line("Paste", best["line"], f"{ID}-line"))
-        parts.append(_line("To see that it helps", "oomdoctor trace -- COMMAND"))
+        for title, command in zip(("To see that it helps", "And compare"), best.get("verify", ())):
+            parts.append(_line(title, command))
     parts.append(_line("The real allocator's word", prove, f"{ID}-prove"))
+    if found.shortfalls[number] is not None:
+        parts.append(html.Pre(found.shortfalls[number], className="od-mono", style={"fontSize": "12px"}))
     return parts
-
-
-def _holders(lack: Optional[Shortfall]) -> Any:
-    """What lived when memory ran out and no setting helps."""
-    if lack is None:
-        return None
-    said = f"{size_text(lack.live_bytes)} were live and {size_text(lack.requested_bytes)} wanted"
-    if lack.missing_bytes:
-        said += f", {size_text(lack.missing_bytes)} more than there are"
-    return html.Div(
-        [
-            dmc.Text(f"{said}. What lived, by where it was allocated (replayed):", size="sm"),
-            dmc.Table(
-                dmc.TableTbody(
-                    [
-                        dmc.TableTr(
-                            [
-                                dmc.TableTd(place_lines(holder.place, 90)[0], className="od-mono"),
-                                dmc.TableTd(size_text(holder.bytes), style={"textAlign": "right"}),
-                                dmc.TableTd(f"{holder.blocks:,} blocks", style={"textAlign": "right"}),
-                            ]
-                        )
-                        for holder in lack.holders[:_HOLDERS]
-                    ]
-                ),
-                verticalSpacing=2,
-                fz="xs",
-                w=860,
-            ),
-        ]
-    )
 
 
 def _advice_words(found: whatif_advice.Searched, number: int) -> Any:
