@@ -157,11 +157,11 @@ def _life(moment: Moment, life: BlockLife) -> Any:
             text += ": a free block of this size, taken whole"
         items.append(_step(text, life.allocated + 1))
     else:
-        items.append(_text("Allocated before the trace began"))
+        items.append(dmc.ListItem("Allocated before the trace began"))
     if life.is_bounded:
-        items.append(_quiet("Its size is the least that it can have."))
+        items.append(dmc.ListItem("Its size is the least that it can have."))
     if life.free_requested is None and life.free_completed is None:
-        items.append(_text("Live when the trace ends"))
+        items.append(dmc.ListItem("Live when the trace ends"))
     elif life.free_completed is None:
         items.append(
             _step(

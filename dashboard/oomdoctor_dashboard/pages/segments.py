@@ -202,7 +202,13 @@ def register(app: dash.Dash, library: Library) -> None:
             return False, no_update
         first, *more = box_lines(found, box)
         lines = [html.Div(first, style={"fontWeight": 600}), *(html.Div(line) for line in more)]
-        style = {"fontSize": 11, "maxWidth": 420, "overflowWrap": "anywhere", "whiteSpace": "normal"}
+        style = {
+            "fontSize": 11,
+            "width": "max-content",
+            "maxWidth": 420,
+            "overflowWrap": "anywhere",
+            "whiteSpace": "normal",
+        }
         return True, html.Div(lines, style=style, className="od-tooltip")
 
 
