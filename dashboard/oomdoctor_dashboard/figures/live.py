@@ -25,6 +25,7 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
     sizes = [format_bytes(one) for one in tree.bytes]
     blocks = ["1 block" if one == 1 else f"{one:,} blocks" for one in tree.blocks]
     shares = [f"{one / total_bytes:.1%}" if total_bytes else "" for one in tree.bytes]
+    fills = [_colour(*node) for node in zip(tree.parents, tree.files)]
     trace = go.Icicle(
         ids=tree.ids,
         parents=tree.parents,
@@ -39,11 +40,11 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
         " %{customdata[2]} of all that is live<extra></extra>",
         tiling={"orientation": "v", "pad": 1},
         marker={
-            "colors": [_colour(*node, theme) for node in zip(tree.parents, tree.files)],
+            "colors": fills,
             "line": {"width": 0.5, "color": colours.paper(theme)},
         },
         textposition="middle left",
-        textfont={"size": 12},
+        textfont={"size": 12, "color": [_readable(fill) for fill in fills]},
         leaf={"opacity": 1.0},
         pathbar={"visible": True, "side": "top", "thickness": 20},
         root={"color": colours.paper(theme)},
@@ -66,7 +67,13 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _colour(parent: str, file: str, theme: str) -> str:
+def _colour(parent: str, file: str) -> str:
     if file:
         return colours.SERIES[zlib.crc32(file.encode()) % len(colours.SERIES)]
-    return colours.OTHERS if parent else colours.faint(theme)
+    return colours.OTHERS if parent else colours.RESERVED
+
+
+def _readable(fill: str) -> str:
+    """Ink for text in a box, dark on what is light."""
+    red, green, blue = (int(fill[at : at + 2], 16) for at in (1, 3, 5))
+    return colours.ink("light") if 299 * red + 587 * green + 114 * blue > 135_000 else "#ffffff"

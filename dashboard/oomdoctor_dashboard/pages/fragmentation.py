@@ -147,7 +147,7 @@ def _over_controls() -> list[Any]:
     what = [{"value": _SPLIT, "label": "what is reserved and not used"}]
     what += [{"value": name, "label": f"{figures.NAMES[name]}, every pool"} for name in _MEASURES]
     return [
-        _select("what", "What to draw", 230, what, _SPLIT),
+        _select("what", "What to draw", 260, what, _SPLIT),
         _select("where", "Pool and stream", 220, [{"value": "device", "label": "the device"}], "device"),
     ]
 
@@ -155,7 +155,7 @@ def _over_controls() -> list[Any]:
 def _block_controls() -> list[Any]:
     later = [{"value": value, "label": f"requests {text}"} for value, text in _LATER.items()]
     return [
-        _select("later", "Which requests are later ones", 240, later, "end"),
+        _select("later", "Which requests are later ones", 255, later, "end"),
         dmc.SegmentedControl(
             id=f"{ID}-unit",
             value="bytes",
@@ -509,7 +509,7 @@ def _blocks(shown: View, loaded: Loaded) -> tuple[go.Figure, str]:
     by_fate = classes.free_bytes.sum(axis=1).tolist()
     blocks = int(classes.free_count.sum())
     count = "1 block" if blocks == 1 else f"{blocks:,} blocks"
-    parts = [f"{format_bytes(sum(by_fate))} free in {count} (replayed)"]
+    parts = [f"{format_bytes(sum(by_fate))} free in {count} ({basis_of(loaded.device, moment)})"]
     parts += [f"{name}: {format_bytes(size)}" for name, size in zip(data.FATES, by_fate) if size]
     requests = int(classes.asked_count.sum())
     parts.append(f"{requests:,} requests {_LATER.get(later, _LATER['end'])}")

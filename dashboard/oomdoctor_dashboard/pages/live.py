@@ -54,14 +54,14 @@ allocator added to the request.
 _RIGHT = {"type": "rightAligned"}
 _BLOCK_COLUMNS = [
     {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 260, "tooltipField": "place"},
-    {"field": "block_size", "headerName": "Size", "width": 105, **_RIGHT},
-    {"field": "requested_size", "headerName": "Requested", "width": 105, **_RIGHT},
-    {"field": "rounding", "headerName": "Rounding", "width": 100, **_RIGHT},
-    {"field": "age", "headerName": "Age", "width": 155, **_RIGHT},
-    {"field": "alloc_event", "headerName": "Alloc event", "width": 100, **_RIGHT},
-    {"field": "state", "headerName": "State", "width": 90},
-    {"field": "pool", "headerName": "Pool", "width": 80},
-    {"field": "stream", "headerName": "Stream", "width": 80},
+    {"field": "block_size", "headerName": "Size", "width": 92, **_RIGHT},
+    {"field": "requested_size", "headerName": "Requested", "width": 94, **_RIGHT},
+    {"field": "rounding", "headerName": "Rounding", "width": 90, **_RIGHT},
+    {"field": "age", "headerName": "Age", "width": 145, **_RIGHT},
+    {"field": "alloc_event", "headerName": "Alloc event", "width": 94, **_RIGHT},
+    {"field": "state", "headerName": "State", "width": 82},
+    {"field": "pool", "headerName": "Pool", "width": 70},
+    {"field": "stream", "headerName": "Stream", "width": 72},
     {"field": "address", "headerName": "Address", "width": 145, "cellClass": "od-mono"},
 ]
 _PLACE_COLUMNS = [
@@ -457,9 +457,9 @@ def _stack_panel(loaded: Loaded, live: live_data.Live, mine: Any, stack: int) ->
         html.Div(
             [
                 html.Div(frame.name, style={"fontWeight": 600 if frame in telling else 400}),
-                html.Div(f"{frame.filename}:{frame.line}", style={"opacity": 0.75, "paddingLeft": 12}),
+                html.Div(f"{frame.filename}:{frame.line}", style={"paddingLeft": 12}),
             ],
-            style={"opacity": 1.0 if frame in telling else 0.7},
+            style={"opacity": 1.0 if frame in telling else 0.75},
         )
         for frame in frames
     ]
