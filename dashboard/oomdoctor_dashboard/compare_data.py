@@ -44,7 +44,7 @@ class Courses:
     Attributes:
         positions: where each state stands.
         low, high: the ends of the axis.
-        ooms: where memory ran out: the side and the place.
+        ooms: where memory ran out: the side and the place, that of the request that failed.
     """
 
     def __init__(self, pair: Pair, positions: Positions) -> None:
@@ -55,7 +55,7 @@ class Courses:
         self.low = -1.0
         self.high = max(float(places[-1]) for places in self._places.values())
         self.ooms = tuple(
-            (side, float(self._places[side][event]))
+            (side, float(self._places[side][event + 1]))
             for side, history in zip(SIDES, histories)
             for event in np.flatnonzero(history.recording.events.action == OOM).tolist()[:100]
         )

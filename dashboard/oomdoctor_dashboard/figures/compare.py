@@ -99,7 +99,7 @@ def aligned(
     )
     figure.update_layout(legend={"y": 1.01})
     figure.update_xaxes(
-        title={"text": "allocation, counted over what both asked for", "standoff": 4},
+        title={"text": "allocations, matched by what both asked for", "standoff": 2, "font": {"size": 11, "color": faint(theme)}},
         range=[low, high],
         tickformat=",d",
         hoverformat=",.0f",
