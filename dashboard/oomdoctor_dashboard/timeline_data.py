@@ -13,7 +13,6 @@ from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
-from tsdownsample import MinMaxDownsampler
 
 from oomdoctor.advice.advise import capacity_of
 from oomdoctor.allocator.history import History
@@ -24,12 +23,11 @@ from oomdoctor.run.device_samples import samples_of
 from oomdoctor.run.documents import integer, objects
 from oomdoctor.run.folder import RunFolder
 from oomdoctor.snapshot.model import UNKNOWN
+from oomdoctor_dashboard.extremes import bounds_by_position, even_bounds, extremes
 
 SERIES = ("allocated", "active", "reserved", "requested")
 LEAST_EVENTS = 4
 """A window never shows fewer: below, there is nothing more to see."""
-
-_EXTREMES: Any = MinMaxDownsampler()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -152,14 +150,13 @@ class Timeline:
         inner = np.array([low, high])
         times = self._times[low:high]  # of the states after low
         if not over_time or times[0] == times[-1]:
-            pairs = (most - 2) // 2
-            found = _EXTREMES.downsample(values[low : high + 1], n_out=2 * pairs).astype(np.int64) + low
+            found = extremes(values[low : high + 1], even_bounds(high - low + 1, (most - 2) // 2)) + low
             return np.unique(np.concatenate([inner, found]))
-        bins = (most - 2) // 3
-        of_bins = _EXTREMES.downsample(times, values[low + 1 : high + 1], n_out=2 * bins)
-        width = (int(times[-1]) - int(times[0])) / bins
-        lasting = np.flatnonzero(np.diff(times) > width)
-        return np.unique(np.concatenate([inner, of_bins.astype(np.int64) + low + 1, lasting + low + 1]))
+        columns = (most - 2) // 3
+        found = extremes(values[low + 1 : high + 1], bounds_by_position(times, columns)) + low + 1
+        width = (int(times[-1]) - int(times[0])) / columns
+        lasting = np.flatnonzero(np.diff(times) > width) + low + 1
+        return np.unique(np.concatenate([inner, found, lasting]))
 
     def kept_around(
         self, values: NDArray[np.int64], low: int, high: int, most: int, over_time: bool
