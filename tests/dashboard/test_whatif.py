@@ -432,8 +432,11 @@ class Page:
         self.app = create_app(library)
         self.client = self.app.server.test_client()
 
-    def ask(self, of: str, changed_id: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Call the callback that writes ``of`` ("id.prop"); what it says of each "id.prop" that it writes."""
+    def ask(self, of: str, changed_id: str, values: dict[str, Any], *others: str) -> dict[str, Any]:
+        """Call the callback that writes ``of`` ("id.prop"); what it says of each "id.prop" that it writes.
+
+        ``others`` have changed as well, before ``changed_id``.
+        """
         (name, entry), *_ = [
             (name, entry)
             for name, entry in self.app.callback_map.items()
@@ -452,7 +455,7 @@ class Page:
                 "outputs": outputs if name.startswith("..") else outputs[0],
                 "inputs": [given(one) for one in entry["inputs"]],
                 "state": [given(one) for one in entry["state"]],
-                "changedPropIds": [changed_id],
+                "changedPropIds": [*others, changed_id],
             },
         )
         if answer.status_code == 204:
@@ -551,10 +554,10 @@ def test_page_searches_stops_and_searches_again(to_the_end: Any) -> None:
     found = page.ask(of, "whatif-search.n_clicks", values)
     assert found["whatif-advice-poll.disabled"] is False
     assert found["whatif-search.disabled"] is True
-    found = page.ask(of, "whatif-advice-cancel.n_clicks", values)
+    found = page.ask(of, "whatif-advice-cancel.n_clicks", values, "shown.data")
     assert "The search was stopped" in json.dumps(found["whatif-advice-problem.children"])
     assert found["whatif-advice-poll.disabled"] is True
-    found = page.ask(of, "whatif-search.n_clicks", values)
+    found = page.ask(of, "whatif-search.n_clicks", values, "shown.data")
     for _ in range(600):
         if found["whatif-advice-poll.disabled"]:
             break

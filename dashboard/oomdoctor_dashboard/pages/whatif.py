@@ -348,6 +348,11 @@ def register(app: dash.Dash, library: Library) -> None:
     _register_advice(app, library, kept)
 
 
+def _pressed(button: str) -> bool:
+    """Whether a button of this page was pressed. On a busy page it may come together with other changes."""
+    return f"{ID}-{button}.n_clicks" in dash.ctx.triggered_prop_ids
+
+
 def _current(shown: Any, library: Library) -> Optional[Loaded]:
     """What is shown, where this page is open."""
     if not shown or shown["tab"] != ID or not shown["item"]:
@@ -574,9 +579,9 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
             key,
             f"Replaying {loaded.events:,} events",
             lambda job: whatif_data.answer(loaded, asked),
-            again=dash.ctx.triggered_id == f"{ID}-again",
+            again=_pressed("again"),
         )
-        if dash.ctx.triggered_id == f"{ID}-cancel":
+        if _pressed("cancel"):
             job.cancel()
         job.wait(_AT_ONCE)
         if job.state == "running":
@@ -726,7 +731,7 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
         which = (item.run, dump) if everywhere else (item.key, shown["device"])
         key = (ID, "search", which, capacity)
         job = library.jobs.get(key)
-        if dash.ctx.triggered_id == f"{ID}-search":
+        if _pressed("search"):
             job = kept.start(
                 key,
                 "Searching",
@@ -737,9 +742,9 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
             )
         if job is None:
             return out
-        if dash.ctx.triggered_id == f"{ID}-advice-cancel":
+        if _pressed("advice-cancel"):
             job.cancel()
-        if dash.ctx.triggered_id == f"{ID}-search":
+        if _pressed("search"):
             job.wait(_AT_ONCE)
         if job.state == "running":
             value = 100 * job.done / whatif_advice.WHOLE
