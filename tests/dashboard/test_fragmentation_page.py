@@ -136,14 +136,17 @@ def test_the_bands_sum_to_reserved_less_requested(tmp_path: Path) -> None:
     assert (unused == of["reserved_bytes"] - of["allocated_bytes"]).all()
 
 
-def test_totals_equal_the_moments_too(llama: Loaded) -> None:
-    totals = totals_series(llama.history, 0, llama.events, 30)
-    assert not totals.is_sampled
-    assert totals.events[-1] == llama.events
-    for at, after in enumerate(totals.events.tolist()):
-        device = moment_of(llama.history, after).fragmentation.device
-        for name, rows in totals.values.items():
-            assert rows[0, at] == getattr(device, name), (after, name)
+def test_totals_equal_the_moments_too(llama: Loaded, tmp_path: Path) -> None:
+    pending = opened(recorded(PROGRAM, Settings()), tmp_path)
+    for loaded in (llama, pending):
+        totals = totals_series(loaded.history, 0, loaded.events, 30)
+        assert not totals.is_sampled
+        assert totals.events[-1] == loaded.events
+        for at, after in enumerate(totals.events.tolist()):
+            device = moment_of(loaded.history, after).fragmentation.device
+            for name, rows in totals.values.items():
+                assert rows[0, at] == getattr(device, name), (after, name)
+    assert totals.values["pending_bytes"].any()
     assert totals.of("hole_bytes", None) is None
     assert totals.of("free_bytes", (0, False, 0)) is None
 
@@ -151,6 +154,8 @@ def test_totals_equal_the_moments_too(llama: Loaded) -> None:
 def test_what_is_sampled(llama: Loaded) -> None:
     history = llama.history
     assert sample_events(history, 100, 120).tolist() == list(range(100, 121)), "all where there are few"
+    few = sample_events(history, 500, 500 + MOST_SAMPLES - 1)
+    assert few.tolist() == list(range(500, 500 + MOST_SAMPLES))
     found = sample_events(history, 0, llama.events)
     assert (found[0], found[-1]) == (0, llama.events)
     assert 100 < len(found) <= MOST_SAMPLES + 1

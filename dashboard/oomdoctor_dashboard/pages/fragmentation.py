@@ -8,7 +8,7 @@ import dash
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
-from dash import Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
@@ -24,6 +24,9 @@ from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
 ID, TITLE = "fragmentation", "Fragmentation"
+
+# The view while this page is looked at: what other pages do costs it no way to the server.
+_SHOWN = f"{ID}-shown"
 
 _POLL_MS = 250
 # What a person waits for without being told to.
@@ -73,7 +76,7 @@ def layout() -> Any:
             html.Div(id=f"{ID}-problem"),
             html.Div(
                 [
-                    _heading("Over the stretch that the timeline shows", _HELP_OVER, _over_controls()),
+                    _heading("Over the timeline's stretch (replayed)", _HELP_OVER, _over_controls()),
                     _progress(),
                     _graph("over", "fragmentation"),
                     _heading("Free blocks and later requests", _HELP_BLOCKS, _block_controls()),
@@ -113,6 +116,7 @@ def layout() -> Any:
                 id=f"{ID}-themed",
             ),
             dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
+            dcc.Store(id=_SHOWN),
             dcc.Store(id=f"{ID}-job"),
             dcc.Store(id=f"{ID}-stopped"),
             dcc.Download(id=f"{ID}-file"),
@@ -277,6 +281,9 @@ def choices_of(loaded: Loaded, series: data.Series) -> dict[data.Where, str]:
 
 
 def register(app: dash.Dash, library: Library) -> None:
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "showFragmentation"), Output(_SHOWN, "data"), Input(ids.SHOWN, "data")
+    )
     _register_choosing(app)
     _register_over(app, library)
     _register_moment(app, library)
@@ -307,7 +314,7 @@ def _register_choosing(app: dash.Dash) -> None:
 
     @app.callback(
         *(Output(f"{ID}-{name}", "value") for name in _OPTIONS),
-        Input(ids.SHOWN, "data"),
+        Input(_SHOWN, "data"),
         *(State(f"{ID}-{name}", "value") for name in _OPTIONS),
     )
     def follow(shown: Any, *there: Any) -> Any:
@@ -346,7 +353,7 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-job", "data"),
         Output(f"{ID}-problem", "children"),
         Output(f"{ID}-history", "style"),
-        Input(ids.SHOWN, "data"),
+        Input(_SHOWN, "data"),
         Input(f"{ID}-poll", "n_intervals"),
         Input(f"{ID}-stopped", "data"),
         State(f"{ID}-job", "data"),
@@ -452,7 +459,7 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-pins-text", "children"),
         Output(f"{ID}-basis", "children"),
         Output(f"{ID}-themed", "data-ag-theme-mode"),
-        Input(ids.SHOWN, "data"),
+        Input(_SHOWN, "data"),
         State(f"{ID}-pools", "dashGridOptions"),
     )
     def draw(shown: Any, options: Any) -> Any:
@@ -479,7 +486,7 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-file", "data"),
         Input(f"{ID}-pools-csv", "n_clicks"),
         Input(f"{ID}-pins-csv", "n_clicks"),
-        State(ids.SHOWN, "data"),
+        State(_SHOWN, "data"),
         prevent_initial_call=True,
     )
     def download(_: Any, __: Any, shown: Any) -> Any:

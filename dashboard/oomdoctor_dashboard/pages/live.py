@@ -26,6 +26,9 @@ from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
 ID, TITLE = "live", "What is live"
 
+# The view while this page is looked at: what other pages do costs it no way to the server.
+_SHOWN = f"{ID}-shown"
+
 _PAGE = 100
 _KEPT_TABLES = 8
 _TEXTS = ("text", "size", "age")
@@ -111,6 +114,7 @@ def layout() -> Any:
                 ],
                 gutter="sm",
             ),
+            dcc.Store(id=_SHOWN),
             dcc.Store(id=f"{ID}-refreshed"),
             dcc.Store(id=f"{ID}-born"),
             dcc.Download(id=f"{ID}-file"),
@@ -255,6 +259,9 @@ def _mine(shown: Any) -> bool:
 
 
 def register(app: dash.Dash, library: Library) -> None:
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "showLive"), Output(_SHOWN, "data"), Input(ids.SHOWN, "data")
+    )
     _register_choosing(app, library)
     _register_drawing(app, library)
     _register_details(app, library)
@@ -263,7 +270,7 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-file", "data"),
         Output(ids.MESSAGES, "sendNotifications", allow_duplicate=True),
         Input(f"{ID}-csv", "n_clicks"),
-        State(ids.SHOWN, "data"),
+        State(_SHOWN, "data"),
         prevent_initial_call=True,
     )
     def download(_: Any, shown: Any) -> Any:
@@ -305,7 +312,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         *(Output(*value) for value in values),
         Output(f"{ID}-pool", "data"),
         Output(f"{ID}-stream", "data"),
-        Input(ids.SHOWN, "data"),
+        Input(_SHOWN, "data"),
         *(State(*value) for value in values),
     )
     def follow(shown: Any, *there: Any) -> Any:
@@ -329,7 +336,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-problem", "children"),
         Output(f"{ID}-table", "columnDefs"),
         Output(f"{ID}-themed", "data-ag-theme-mode"),
-        Input(ids.SHOWN, "data"),
+        Input(_SHOWN, "data"),
         State(f"{ID}-table", "columnDefs"),
     )
     def draw(shown: Any, columns: Any) -> Any:
@@ -353,14 +360,14 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
     app.clientside_callback(
         ClientsideFunction("oomdoctor", "refreshLive"),
         Output(f"{ID}-refreshed", "data"),
-        Input(ids.SHOWN, "data"),
+        Input(_SHOWN, "data"),
         State(f"{ID}-refreshed", "data"),
     )
 
     @app.callback(
         Output(f"{ID}-table", "getRowsResponse"),
         Input(f"{ID}-table", "getRowsRequest"),
-        State(ids.SHOWN, "data"),
+        State(_SHOWN, "data"),
     )
     def rows(asked: Any, shown: Any) -> Any:
         if asked is None:
@@ -396,7 +403,7 @@ def _register_details(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-jump", "style"),
         Output(f"{ID}-jump", "children"),
         Input(f"{ID}-table", "selectedRows"),
-        Input(ids.SHOWN, "data"),
+        Input(_SHOWN, "data"),
     )
     def details(rows: Any, shown: Any) -> Any:
         hidden = {"display": "none"}
