@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "advise": ("oomdoctor.cli.advise", "Find settings that would have helped, and prove it."),
     "dashboard": ("oomdoctor.cli.dashboard", "Browse recordings in a browser."),
     "compare": ("oomdoctor.cli.compare", "Compare two recordings: before and after, or two ranks."),
+    "report": ("oomdoctor.cli.report", "Write one HTML file with the views of the dashboard."),
     "dump": ("oomdoctor.cli.dump", "Ask the processes of a running recording for a snapshot now."),
     "env": ("oomdoctor.cli.env", "Print the variables that record where no launcher can stand in front."),
 }
