@@ -121,7 +121,7 @@ class Page:
 def columns_table(
     heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]], *, texts: int, caption: str = ""
 ) -> Raw:
-    """A table: heads with what they mean, and cells; the first ``texts`` columns are words, others numbers."""
+    """A table: heads with what they mean, and cells; all but the first ``texts`` columns are numbers."""
     head = "".join(
         f'<th title="{escaped(means)}"{"" if i < texts else _NUMBER}>{escaped(name)}</th>'
         for i, (name, means) in enumerate(heads)
