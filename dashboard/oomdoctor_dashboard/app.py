@@ -8,7 +8,6 @@ begins in the background, and the view goes on when it is done.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from types import ModuleType
 from typing import Any, Optional
 
@@ -62,11 +61,7 @@ def create_app(
         on_error=_say,
         assets_folder=str(_assets()),
     )
-    pages = {
-        name: importlib.import_module(f"oomdoctor_dashboard.pages.{name}")
-        for name in (*ALWAYS, *TABS)
-        if importlib.util.find_spec(f"oomdoctor_dashboard.pages.{name}")
-    }
+    pages = {name: importlib.import_module(f"oomdoctor_dashboard.pages.{name}") for name in (*ALWAYS, *TABS)}
 
     def frame() -> Any:
         return _frame(library, pages, first)
@@ -81,16 +76,12 @@ def create_app(
 def _say(error: Exception) -> Any:
     """What a callback did not expect appears on the page; what it would have shown stays as it was."""
     box = alert(error)
-    dash.set_props(
-        ids.MESSAGES,
-        {
-            "sendNotifications": [
-                {"action": "show", "id": type(error).__name__, "title": box.title, "message": box.children,
-                 "color": "red", "autoClose": 15000}
-            ]
-        },
-    )  # fmt: skip
+    dash.set_props(ids.MESSAGES, {"sendNotifications": [_notification(box.title, box.children)]})
     return no_update
+
+
+def _notification(title: str, message: Any) -> dict[str, Any]:
+    return {"action": "show", "title": title, "message": message, "color": "red", "autoClose": 15000}
 
 
 def _assets() -> Any:
@@ -130,8 +121,8 @@ def _frame(library: Library, pages: dict[str, ModuleType], first: Optional[str])
                         id="views",
                         children=[
                             html.Div(id="story", className="od-story"),
-                            pages["timeline"].layout() if "timeline" in pages else None,
-                            pages["moment"].layout() if "moment" in pages else None,
+                            pages["timeline"].layout(),
+                            pages["moment"].layout(),
                             _tabs(pages),
                         ],
                     ),
@@ -197,12 +188,8 @@ def _tabs(pages: dict[str, ModuleType]) -> Any:
         value=DEFAULT["tab"],
         keepMounted=True,
         children=[
-            dmc.TabsList([dmc.TabsTab(pages[name].TITLE, value=name) for name in TABS if name in pages]),
-            *(
-                dmc.TabsPanel(pages[name].layout(), value=name, className="od-panel")
-                for name in TABS
-                if name in pages
-            ),
+            dmc.TabsList([dmc.TabsTab(pages[name].TITLE, value=name) for name in TABS]),
+            *(dmc.TabsPanel(pages[name].layout(), value=name, className="od-panel") for name in TABS),
         ],
     )
 
@@ -304,6 +291,29 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         if device is None or int(device) == view["device"]:
             return no_update
         return changed(view, device=int(device), event=None, low=None, high=None)
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input("item", "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def came(_: Any, view: Any) -> Any:
+        """The first snapshot of a run that is being recorded."""
+        items = library.items()
+        if view is None or view["item"] is not None or not items:
+            return no_update
+        return changed(view, item=items[0].key)
+
+    @app.callback(
+        Output(ids.MESSAGES, "sendNotifications", allow_duplicate=True),
+        Input("uploaded", "data"),
+        prevent_initial_call=True,
+    )
+    def refused(uploaded: Any) -> Any:
+        if not uploaded or "error" not in uploaded:
+            return no_update
+        return [_notification(str(uploaded.get("name", "The file")), str(uploaded["error"]))]
 
 
 def _register_reading(app: dash.Dash, library: Library) -> None:

@@ -1,0 +1,276 @@
+"""The dashboard as a person uses it, in a real browser, on real recordings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oomdoctor_dashboard.library import Library
+
+from oomdoctor.diagnosis.inspection import inspect_device
+from oomdoctor.reporters import inspect_json
+from oomdoctor.units import format_bytes
+
+from .browser import Tab, chromium, served
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+TRACES = Path(__file__).parents[2] / "traces"
+RUN = TRACES / "llama-4-layers-two-gpus"
+LONG = TRACES / "llama-2-layers-to-the-end"
+TABS = ("overview", "segments", "live", "fragmentation", "whatif", "compare")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    library = Library()
+    library.add(str(RUN))
+    library.add(str(LONG))
+    return library
+
+
+@pytest.fixture(scope="module")
+def address(library: Library) -> Iterator[str]:
+    with served(library) as found:
+        yield found
+
+
+@pytest.fixture
+def tab(browser: Any, address: str) -> Iterator[Tab]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    tab = Tab(context.new_page(), address)
+    yield tab
+    context.close()
+    assert tab.wrong == []
+
+
+def state(library: Library, event: int, device: int = 0) -> dict[str, Any]:
+    """What ``inspect --json --event`` says of the run's first device."""
+    loaded = library.loaded(library.items()[0].key, device)
+    document = inspect_json.document([inspect_device(loaded.device, event)])
+    found: dict[str, Any] = document["devices"][0]
+    return found
+
+
+def test_the_story_and_every_page(tab: Tab) -> None:
+    tab.open()
+    tab.drawn()
+    assert "ran out of memory: fragmentation" in tab.text("#story")
+    assert "export PYTORCH_CUDA_ALLOC_CONF=" in tab.text("#story")
+    for name in TABS:
+        tab.tab(name)
+        assert tab.query().get("tab", "overview") == name
+        assert tab.page.locator(f"#{name}-problem [role=alert]").count() == 0, name
+
+
+def test_a_click_on_the_timeline_sets_the_moment_everywhere(tab: Tab, library: Library) -> None:
+    tab.open("?tab=live")
+    tab.drawn()
+    box = tab.page.locator("#timeline-graph .nsewdrag").first.bounding_box()
+    tab.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    tab.page.wait_for_function("new URLSearchParams(location.search).has('event')")
+    tab.rest()
+    event = int(tab.query()["event"])
+    assert 3500 < event < 4400
+    assert tab.page.locator("#moment-event").input_value().replace(",", "") == str(event)
+    found = state(library, event)["state"]
+    assert format_bytes(found["allocated_bytes"] + found["pending_bytes"]) in tab.text("#live-totals")
+
+
+@pytest.mark.parametrize("event", [500, 7812])
+def test_numbers_are_those_of_inspect(tab: Tab, library: Library, event: int) -> None:
+    tab.open(f"?tab=fragmentation&event={event}")
+    tab.drawn()
+    told = state(library, event)
+    text = tab.text("#fragmentation-pools")
+    for pool in told["pools"]:
+        assert format_bytes(pool["reserved_bytes"]) in text
+        assert format_bytes(pool["largest_free_bytes"]) in text
+    tab.tab("live")
+    live = told["state"]["allocated_bytes"] + told["state"]["pending_bytes"]
+    count = sum(1 for block in told["blocks"] if block["state"] != "inactive")
+    totals = tab.text("#live-totals")
+    assert format_bytes(live) in totals
+    assert f"{count:,}" in totals
+
+
+def test_an_address_shows_the_same_again(tab: Tab) -> None:
+    tab.open()
+    tab.drawn()
+    tab.tab("segments")
+    tab.move(1234)
+    tab.page.locator("label[for=theme], #theme").first.click(force=True)
+    tab.rest()
+    asked = tab.query()
+    assert (asked["tab"], asked["event"], asked["theme"]) == ("segments", "1234", "dark")
+    href = tab.page.evaluate("location.href")
+    tab.page.goto("about:blank")
+    tab.page.goto(href)
+    tab.drawn()
+    assert tab.query() == asked
+    assert tab.page.locator("#moment-event").input_value().replace(",", "") == "1234"
+    assert tab.page.locator("html").get_attribute("data-mantine-color-scheme") == "dark"
+
+
+def test_keys_step_and_do_not_while_one_types(tab: Tab) -> None:
+    tab.open("?event=100")
+    tab.drawn()
+    tab.page.locator("#story").click()
+    for key, event in (
+        ("ArrowRight", 101),
+        ("ArrowRight", 102),
+        ("ArrowLeft", 101),
+        ("Shift+ArrowRight", 201),
+    ):
+        tab.page.keyboard.press(key)
+        tab.page.wait_for_function(
+            "event => new URLSearchParams(location.search).get('event') === event",
+            arg=str(event),
+            timeout=20_000,
+        )
+        tab.rest()
+    tab.tab("live")
+    tab.page.locator("#live-text").click()
+    tab.page.keyboard.press("ArrowRight")
+    tab.rest()
+    assert tab.query()["event"] == "201"
+
+
+def test_the_other_device_and_the_other_run(tab: Tab, library: Library) -> None:
+    tab.open()
+    tab.drawn()
+    tab.page.locator("#device").click()
+    tab.page.get_by_role("option", name="GPU 1").click()
+    tab.page.wait_for_function("new URLSearchParams(location.search).get('device') === '1'")
+    tab.drawn()
+    assert "GPU 1" in tab.text("#story")
+    tab.page.locator("#item").click()
+    tab.page.get_by_role("option", name=LONG.name).click()
+    tab.page.wait_for_function(
+        "!document.querySelector('#story').innerText.includes('GPU 1')", timeout=60_000
+    )
+    tab.drawn()
+    assert "no out-of-memory error" in tab.text("#story")
+
+
+def upload(tab: Tab, *files: Any) -> None:
+    tab.page.set_input_files("#upload-file", list(files))
+
+
+def test_a_snapshot_is_uploaded(tab: Tab) -> None:
+    tab.open()
+    tab.drawn()
+    (snapshot,) = LONG.glob("processes/*/0001-exit.pickle")
+    upload(tab, str(snapshot))
+    tab.page.wait_for_function("document.querySelector('#item').value.includes('uploaded')", timeout=60_000)
+    tab.drawn()
+    assert "no out-of-memory error" in tab.text("#story")
+    tab.tab("segments")
+    assert tab.page.locator("#segments-problem [role=alert]").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("notes.txt", b"CUDA out of memory. Tried to allocate 2.00 GiB", "snapshot"),
+        ("empty.pickle", b"", "empty"),
+        ("hostile.pickle", b"\x80\x04cos\nsystem\n(S'true'\ntR.", "os.system"),
+        ("cut.pickle", None, "end"),
+    ],
+)
+def test_what_is_no_snapshot_says_so_on_the_page(tab: Tab, name: str, data: Any, said: str) -> None:
+    tab.open()
+    tab.drawn()
+    if data is None:
+        (snapshot,) = RUN.glob("processes/*/0001-oom.pickle")
+        data = snapshot.read_bytes()[:100_000]
+    upload(tab, {"name": name, "mimeType": "application/octet-stream", "buffer": data})
+    tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
+    assert said in tab.text("#problem")
+    assert "Traceback" not in tab.text("body")
+    # What was open can be gone back to.
+    tab.page.locator("#item").click()
+    tab.page.get_by_role("option", name="0001-oom").first.click()
+    tab.page.wait_for_function("!document.querySelector('#problem [role=alert]')", timeout=60_000)
+    tab.drawn()
+
+
+def test_a_file_that_is_too_large_is_told(browser: Any) -> None:
+    with served(Library(), upload_limit=10) as address:
+        page = browser.new_page()
+        tab = Tab(page, address).open()
+        assert "Nothing is open" in tab.text("#problem")
+        upload(tab, {"name": "large.pickle", "mimeType": "application/octet-stream", "buffer": b"x" * 11})
+        page.wait_for_selector(".mantine-Notification-root")
+        assert "oomdoctor dashboard FILE" in tab.text(".mantine-Notification-root")
+        page.close()
+        assert all(wrong.startswith(("413", "console: Failed to load resource")) for wrong in tab.wrong)
+
+
+def test_a_state_without_history(browser: Any, tmp_path: Path) -> None:
+    block = {
+        "address": 1 << 40,
+        "size": 1 << 20,
+        "requested_size": 1 << 20,
+        "state": "active_allocated",
+        "frames": [],
+    }
+    rest = {
+        "address": (1 << 40) + (1 << 20),
+        "size": 1 << 20,
+        "requested_size": 0,
+        "state": "inactive",
+        "frames": [],
+    }
+    segment = {
+        "device": 0, "address": 1 << 40, "total_size": 2 << 20, "allocated_size": 1 << 20, "active_size": 1 << 20,
+        "requested_size": 1 << 20, "stream": 0, "segment_type": "small", "segment_pool_id": [0, 0],
+        "is_expandable": False, "frames": [], "blocks": [block, rest],
+    }  # fmt: skip
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({"segments": [segment], "device_traces": [[]]}))
+    library = Library()
+    library.add(str(path))
+    with served(library) as address:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        tab = Tab(page, address).open()
+        page.wait_for_selector("#story h1, #story .mantine-Badge-root", timeout=60_000)
+        assert "1.00 MiB" in tab.text("#story")
+        assert "No history" in tab.text("body") or "no history" in tab.text("body")
+        for name in TABS:
+            tab.tab(name)
+        tab.tab("live")
+        assert "1.00 MiB" in tab.text("#live-totals")
+        page.close()
+        assert tab.wrong == []
+
+
+def test_a_run_that_is_being_written_is_followed(browser: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(RUN, run)
+    (process,) = (run / "processes").iterdir()
+    for dump in ("0001-oom", "0002-exit"):
+        for suffix in (".json", ".pickle"):
+            shutil.move(str(process / (dump + suffix)), tmp_path / (dump + suffix))
+    library = Library()
+    library.add(str(run))
+    with served(library) as address:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        tab = Tab(page, address).open()
+        assert "no snapshot yet" in tab.text("#problem")
+        for suffix in (".json", ".pickle"):
+            shutil.move(str(tmp_path / ("0001-oom" + suffix)), process / ("0001-oom" + suffix))
+        tab.drawn()
+        assert "ran out of memory" in tab.text("#story")
+        page.close()
+        assert tab.wrong == []
