@@ -74,8 +74,6 @@ def sample_events(history: History, low: int, high: int, count: int = MOST_SAMPL
     """Numbers of events to look at: the ends, and of each stretch between the one after which the most was
     reserved and not allocated. All where there are few.
     """
-    if high - low < count:
-        return np.arange(low, high + 1)
     # After event i it is state i + 1.
     effects = history.effects[low:high]
     unused = effects["reserved_bytes"] - effects["allocated_bytes"]
@@ -149,8 +147,6 @@ def sampled_series(
         for at, measures in found[key].items():
             for name in MEASURES:
                 values[name][row, at] = measure_of(measures, name)
-    if observed is None:
-        values["stranded_bytes"][:] = np.nan
     return Series(events, _times(history, events), where, values, True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ from oomdoctor_dashboard.view import changed, with_options
 from oomdoctor.allocator.moment import moment_of
 from oomdoctor.allocator.observed import requests_of
 from oomdoctor.allocator.settings import Settings
+from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.diagnosis.inspection import inspect_device
 from oomdoctor.reporters.inspect_json import document
+from oomdoctor.snapshot.model import INACTIVE
 from oomdoctor.units import KIB, MIB, format_bytes
-from tests.allocator.recorded_by_heap import recorded
+from tests.allocator.recorded_by_heap import RELEASE, recorded
 from tests.snapshot.building import event, hole, live, segment, snapshot
 
 RUN = Path(__file__).parents[2] / "traces" / "llama-4-layers-two-gpus"
@@ -238,6 +241,25 @@ def test_compartments_sum_to_the_device(llama: Loaded, at: int) -> None:
         asked += one.asked_count.sum()
     assert (free, stranded) == (device.free_bytes.sum(), device.free_bytes[STRANDED].sum())
     assert asked == device.asked_count.sum()
+
+
+def test_memory_given_back_in_part_counts_in_both_parts(tmp_path: Path) -> None:
+    expandable = parse_settings("expandable_segments:True", RELEASE).settings
+    sizes = [("alloc", size * MIB, size % 2) for size in (30, 3, 50, 2, 90, 7)]
+    loaded = opened(
+        recorded([*sizes, ("free", 0), ("free", 1), ("free", 2), ("alloc", 100, 0)], expandable), tmp_path
+    )
+    nothing = replace(demand_of(loaded.history), event=np.empty(0, np.int64), kind=np.empty(0, np.int64))
+    nothing = replace(nothing, pool=nothing.event, stream=nothing.event, size=nothing.event)
+    layout = loaded.moment(None).layout
+    free = layout.state == INACTIVE
+    size, back = layout.blocks["size"][free], layout.releasable[free]
+    assert ((back > 0) & (back < size)).any()
+    classes = classes_of(layout, nothing, 0, 0)
+    assert classes.free_bytes[RELEASABLE].sum() == back.sum()
+    assert classes.free_bytes[STRANDED].sum() == (size - back).sum()
+    assert classes.free_count[STRANDED].sum() == (back < size).sum()
+    assert classes.free_count.sum() == free.sum()
 
 
 def test_demand_has_the_observed_sizes(llama: Loaded) -> None:
@@ -437,7 +459,9 @@ def test_the_line_above_the_histogram(llama: Loaded) -> None:
     assert f"stranded: none fits: {format_bytes(device.stranded_bytes or 0)}" in text
     assert "938 requests until the end" in text
     _, sooner = page._blocks(with_options(view, "fragmentation", later="1000"), llama)
-    assert "requests in the next 1,000 events" in sooner
+    asked = requests_of(llama.recording, llama.history.settings, llama.history.torch).event
+    count = int(((asked >= 5000) & (asked < 6000)).sum())
+    assert sooner.endswith(f" · {count} requests in the next 1,000 events")
     _, small = page._blocks(with_options(view, "fragmentation", where="0:small:0"), llama)
     (c,) = [c for c in llama.moment(5000).fragmentation.compartments if c.is_small]
     assert small.startswith(f"{format_bytes(c.measures.free_bytes)} free")
