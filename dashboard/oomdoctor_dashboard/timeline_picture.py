@@ -101,17 +101,22 @@ def picture(
     """
     low, high = window
     over_time = over_time and timeline.has_times
-    bottom, top = _heights(timeline, low, high, "reserved" if bands is None else "allocated")
-    levels, beyond, top = _levels(timeline, bottom, top, with_device=bands is None)
     lines = {}
     stack = None
     if bands is None:
         for name in SERIES:
             states = timeline.kept_around(timeline.series[name], low, high, POINTS, over_time)
             lines[name] = (timeline.positions(states, over_time), timeline.series[name][states])
+        least = int(timeline.series["allocated"][low : high + 1].min())
     else:
         states = timeline.kept_around(timeline.series["allocated"], low, high, _OF_BANDS, over_time)
-        stack = (bands.labels, bands.titles, timeline.positions(states, over_time), bands.at(states))
+        values = bands.at(states)
+        stack = (bands.labels, bands.titles, timeline.positions(states, over_time), values)
+        # No band may vanish below the axis.
+        inside = (states >= low) & (states <= high)
+        least = int(values[0, inside].min()) if len(values) else 0
+    bottom, top = _heights(timeline, low, high, least, with_reserved=bands is None)
+    levels, beyond, top = _levels(timeline, bottom, top, with_device=bands is None)
     ends = timeline.positions(np.array([0, timeline.events, low, high, event]), over_time).tolist()
     return Picture(
         over_time=over_time,
@@ -130,15 +135,13 @@ def picture(
     )
 
 
-def _heights(timeline: Timeline, low: int, high: int, highest: str) -> tuple[int, int]:
-    """Between which sizes a window lies. The whole recording is seen from 0."""
-    top = timeline.peak(highest, low, high).bytes
-    least = int(timeline.series["allocated"][low : high + 1].min())
+def _heights(timeline: Timeline, low: int, high: int, least: int, *, with_reserved: bool) -> tuple[int, int]:
+    """Between which sizes a window lies, of which ``least`` has to be seen. The whole is seen from 0."""
+    top = timeline.peak("reserved" if with_reserved else "allocated", low, high).bytes
     if (low, high) == (0, timeline.events):
-        return 0, max(top, int(timeline.samples.used_bytes.max(initial=0)) if highest == "reserved" else 0)
+        return 0, max(top, int(timeline.samples.used_bytes.max(initial=0)) if with_reserved else 0)
     # Small changes of much are to be seen, but no noise made a mountain.
-    span = max(top - least, top // 50)
-    bottom = least - span // 4
+    bottom = least - max(top - least, top // 50) // 4
     return (bottom if bottom > top // 2 else 0), top
 
 

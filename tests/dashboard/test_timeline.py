@@ -374,10 +374,13 @@ def test_without_times_there_are_only_events(timeless: Loaded) -> None:
     seen = page.picture_of(timeless, view_of(timeless, axis="time"))
     assert not seen.over_time
     assert seen.extent == (0, timeless.events)
-    (events, time) = page._axes(timeline.has_times)
-    assert time["disabled"]
-    assert "before 2.2" in time["label"]
-    assert not events.get("disabled")
+
+
+def test_the_page_says_why_time_cannot_be_chosen(timeless: Loaded, loaded: Loaded) -> None:
+    for one, label in ((timeless, "Time (torch before 2.2 records no times)"), (loaded, "Time")):
+        (events, time) = drawing(Holding(one))(view_of(one), None)[4]
+        assert time == {"value": "time", "label": label, "disabled": one is timeless}
+        assert not events.get("disabled")
 
 
 def test_a_window_fits_the_recording(loaded: Loaded) -> None:
@@ -435,6 +438,28 @@ def test_a_window_high_above_nothing_says_where_its_axis_begins(loaded: Loaded, 
     assert 2 <= len(figure.layout.yaxis.tickvals) <= 12
 
 
+def test_no_band_vanishes_below_the_axis(loaded: Loaded) -> None:
+    for mode in sorted(MAKERS):
+        view = with_options(view_of(loaded, low=2000, high=3000), "timeline", mode=mode)
+        seen = page.picture_of(loaded, view)
+        assert seen.bands is not None
+        _, _, x, values = seen.bands
+        assert seen.bottom < values[0, (x >= 2000) & (x <= 3000)].min()
+        if mode == "stack":
+            assert seen.bottom > 900 * MIB
+    # Of this one the lowest band is small.
+    history = copy.copy(loaded.history)
+    few = dataclasses.replace(
+        by_stack(history),
+        labels=("a", "b"),
+        titles=("a", "b"),
+        start=(MIB, 900 * MIB),
+        after=(np.empty(0, np.int64),) * 2,
+        bytes=(np.empty(0, np.int64),) * 2,
+    )
+    assert picture(history, Timeline(loaded.device), (), (2000, 3000), 0, bands=few).bottom == 0
+
+
 # ---- the figure ----
 
 
@@ -485,6 +510,17 @@ def test_a_zoom_asks_for_a_window_and_the_figures_own_range_does_not(loaded: Loa
     assert page.asked_for(loaded, view, whole) is None
 
 
+class Holding(Library):
+    """A library of one device that was made here."""
+
+    def __init__(self, one: Loaded) -> None:
+        super().__init__()
+        self.one = one
+
+    def loaded(self, key: str, device: int) -> Loaded:
+        return self.one
+
+
 def drawing(library: Library) -> Callable[..., Any]:
     """The page's drawing callback, as Dash would call it."""
     app = dash.Dash("test")
@@ -514,15 +550,11 @@ def test_a_state_without_history_says_so(snapshot: Snapshot) -> None:
     one = loaded_of(dataclasses.replace(snapshot, traces=()))
     assert one.events == 0
 
-    class Open(Library):
-        def loaded(self, key: str, device: int) -> Loaded:
-            return one
-
-    _, style, drawn, text, axes, _, none = drawing(Open())(view_of(one), None)
+    _, style, drawn, text, axes, _, none = drawing(Holding(one))(view_of(one), None)
     assert style["display"] == "none"
     assert none.title == "No history was recorded"
     assert "trace -- COMMAND" in none.children[0].children
-    assert axes[1]["disabled"]
+    assert axes[1] == {"value": "time", "label": "Time", "disabled": True}
     assert text == ""
     assert drawn == page.key_of(view_of(one))
     assert Timeline(one.device).series["reserved"].tolist() == [1241513984]

@@ -166,9 +166,9 @@ def _top(picture: Picture) -> float:
 
 def _ticks(picture: Picture) -> dict[str, Any]:
     """Round sizes; where the axis begins above 0, enough of them between, and the beginning said in words."""
-    count = 4
+    count = 5
     if picture.bottom:
-        count = min(round(4 * picture.top / max(picture.top - picture.bottom, 1)), 400)
+        count = min(round(5 * picture.top / max(picture.top - picture.bottom, 1)), 400)
     pairs = list(zip(*colours.byte_ticks(_top(picture), count)))
     shown = [(value, text) for value, text in pairs if value >= picture.bottom]
     return {"tickvals": [value for value, _ in shown], "ticktext": [text for _, text in shown]}

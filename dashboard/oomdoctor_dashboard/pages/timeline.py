@@ -107,10 +107,11 @@ def _help() -> Any:
     )
 
 
-def _axes(has_times: bool) -> list[dict[str, Any]]:
+def _axes(has_times: bool, why: str = "") -> list[dict[str, Any]]:
+    """The choices of the axis; why time is none, where it is not."""
     return [
         {"value": "events", "label": "Events"},
-        {"value": "time", "label": "Time" if has_times else f"Time ({_NO_TIMES})", "disabled": not has_times},
+        {"value": "time", "label": f"Time ({why})" if why else "Time", "disabled": not has_times},
     ]
 
 
@@ -147,7 +148,7 @@ def register(app: dash.Dash, library: Library) -> None:
             {"height": _HEIGHT},
             key_of(shown),
             summary(loaded, shown, seen),
-            _axes(timeline.has_times),
+            _axes(timeline.has_times, "" if timeline.has_times else _NO_TIMES),
             shown["low"] is None,
             None,
         )
