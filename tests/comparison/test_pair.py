@@ -19,6 +19,7 @@ from oomdoctor.diagnosis.inspection import inspect_device
 from oomdoctor.reporters.compare_text import settings_text
 from oomdoctor.run.sources import SnapshotSource, snapshot_sources
 from oomdoctor.snapshot import read_snapshot, snapshot_from_plain
+from oomdoctor.snapshot.model import ALLOC
 from oomdoctor.units import MIB
 from tests.allocator.recorded_by_heap import recorded
 from tests.comparison.building import PROGRAM, device, died, pair, program, without_history
@@ -285,3 +286,18 @@ def test_a_shuffled_snapshot_is_another_program() -> None:
     assert found.verdict.id == "other-program"
     assert snapshot_from_plain(plain).devices() == [0]
     assert np.isfinite(found.positions.axis_a).all()
+
+
+def test_the_survivor_is_looked_at_right_before_the_request_that_failed() -> None:
+    dead = pair(died(7, 40 * MIB), program())
+    assert dead.positions is not None
+    trace = dead.b.history.recording.events.action
+    point = dead.point("oom")
+    assert point.a == len(dead.a.history.recording) - 1
+    # The segment for it has come; the block is not handed out yet.
+    assert point.b == int(dead.positions.allocs_b[5])
+    assert trace[point.b] == ALLOC
+    both = pair(died(7, 40 * MIB), died(7, 41 * MIB)).point("oom")
+    assert (both.a, both.b) == (12, 12)
+    turned = pair(program(), died(7, 40 * MIB)).point("oom")
+    assert (turned.a, turned.b) == (point.b, point.a)
