@@ -187,6 +187,7 @@ def _tabs(pages: dict[str, ModuleType]) -> Any:
         id="tabs",
         value=DEFAULT["tab"],
         keepMounted=True,
+        activateTabWithKeyboard=False,  # the arrows step
         children=[
             dmc.TabsList([dmc.TabsTab(pages[name].TITLE, value=name) for name in TABS]),
             *(dmc.TabsPanel(pages[name].layout(), value=name, className="od-panel") for name in TABS),
@@ -261,8 +262,9 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
     def choices(subject: Any, uploaded: Any, _: Any, there: Any) -> Any:
         if dash.ctx.triggered_id == "follow" and not library.refresh():
             return no_update, no_update, no_update, no_update
-        subject = subject or {"item": None, "device": None}
         items = item_choices(library)
+        if subject is None:
+            return items, no_update, no_update, no_update
         mine = None if subject["device"] is None else str(subject["device"])
         item = subject["item"] if library.item(subject["item"]) else None
         return (items if items != there else no_update), item, device_choices(library, item), mine
@@ -279,11 +281,11 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
     def chosen(item: Optional[str], device: Optional[str], uploaded: Any, view: Any, subject: Any) -> Any:
         if view is None:
             return no_update
-        if subject and (item, device) == (subject["item"], str(subject["device"])):
-            if dash.ctx.triggered_id != "uploaded":
-                return no_update  # the boxes were set to what is shown
-        if dash.ctx.triggered_id == "uploaded" and uploaded and uploaded.get("key"):
-            item, device = uploaded["key"], None
+        is_upload = dash.ctx.triggered_id == "uploaded"
+        if subject and not is_upload and (item, device) == (subject["item"], str(subject["device"])):
+            return no_update  # the boxes were set to what is shown
+        if is_upload:
+            item, device = (uploaded or {}).get("key"), None
         if not item:
             return no_update
         if item != view["item"]:
@@ -376,7 +378,16 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
             if job.error is not None:
                 error = job.error
                 library.jobs.forget((view["item"], device))
-                return no_update, no_update, hidden, "", alert(error), True, hidden
+                # What was open before stays.
+                return (
+                    no_update,
+                    shown or no_update,
+                    hidden,
+                    "",
+                    alert(error),
+                    True,
+                    visible if shown else hidden,
+                )
             if device is None:
                 device = job.result.device.device
         if device != view["device"]:

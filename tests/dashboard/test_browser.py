@@ -70,7 +70,8 @@ def test_the_story_and_every_page(tab: Tab) -> None:
     for name in TABS:
         tab.tab(name)
         assert tab.query().get("tab", "overview") == name
-        assert tab.page.locator(f"#{name}-problem [role=alert]").count() == 0, name
+        if name != "compare":  # which asks for the other recording
+            assert tab.page.locator(f"#{name}-problem [role=alert]").count() == 0, name
 
 
 def test_a_click_on_the_timeline_sets_the_moment_everywhere(tab: Tab, library: Library) -> None:
@@ -198,11 +199,9 @@ def test_what_is_no_snapshot_says_so_on_the_page(tab: Tab, name: str, data: Any,
     tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
     assert said in tab.text("#problem")
     assert "Traceback" not in tab.text("body")
-    # What was open can be gone back to.
-    tab.page.locator("#item").click()
-    tab.page.get_by_role("option", name="0001-oom").first.click()
-    tab.page.wait_for_function("!document.querySelector('#problem [role=alert]')", timeout=60_000)
-    tab.drawn()
+    # What was open stays.
+    assert "ran out of memory: fragmentation" in tab.text("#story")
+    assert "0001-oom" in tab.page.locator("#item").input_value()
 
 
 def test_a_file_that_is_too_large_is_told(browser: Any) -> None:

@@ -64,7 +64,6 @@ def layout() -> Any:
                 id=f"{ID}-table",
                 columnDefs=_plain(_COLUMNS),
                 rowData=[],
-                columnSize="responsiveSizeToFit",
                 dashGridOptions={
                     "domLayout": "autoHeight",
                     "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
@@ -112,36 +111,32 @@ def _plain(columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def register(app: dash.Dash, library: Library) -> None:
     @app.callback(
         Output("story", "children"),
-        Input(ids.SHOWN, "data"),
-        State("story", "children"),
+        Input("subject", "data"),
+        prevent_initial_call=True,
     )
-    def story(shown: Any, there: Any) -> Any:
-        if not shown or not shown["item"]:
-            return None
-        item = library.item(shown["item"])
+    def story(shown: Any) -> Any:
+        item = library.item(shown["item"]) if shown else None
         if item is None:
             return None
         loaded = library.loaded(shown["item"], shown["device"])
-        key = (shown["item"], shown["device"], loaded.events)
-        if isinstance(there, dict) and there.get("props", {}).get("data-key") == str(key):
-            return no_update
         case = None
         with contextlib.suppress(OomdoctorError):  # the page below says why
             case = case_of(diagnosis_of(library, item), item, shown["device"])
-        return _told(story_of(loaded, case), str(key))
+        return _told(story_of(loaded, case))
 
     @app.callback(
         Output(f"{ID}-table", "rowData"),
         Output(f"{ID}-text", "children"),
         Output(f"{ID}-problem", "children"),
         Output(f"{ID}-table", "selectedRows"),
-        Input(ids.SHOWN, "data"),
+        Input("subject", "data"),
+        Input("tabs", "value"),
         State(f"{ID}-table", "rowData"),
         prevent_initial_call=True,
     )
-    def fill(shown: Any, there: Any) -> Any:
+    def fill(shown: Any, tab: str, there: Any) -> Any:
         item = library.item(shown["item"]) if shown else None
-        if item is None or shown["tab"] != ID:
+        if item is None or tab != ID:
             return (no_update,) * 4
         try:
             run = diagnosis_of(library, item)
@@ -177,7 +172,7 @@ def register(app: dash.Dash, library: Library) -> None:
         return changed(view, item=row["item"], device=row["device"], event=None, low=None, high=None)
 
 
-def _told(story: Story, key: str) -> Any:
+def _told(story: Story) -> Any:
     colour = "red" if story.failed else "teal"
     figures = [
         dmc.Group(
@@ -230,4 +225,4 @@ def _told(story: Story, key: str) -> Any:
                 mt=4,
             )
         )
-    return html.Div(parts, **{"data-key": key})
+    return html.Div(parts)
