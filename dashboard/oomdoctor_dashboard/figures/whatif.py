@@ -104,6 +104,7 @@ def courses(
             annotation={
                 "text": f"capacity {format_bytes(limit)}",
                 "font": {"color": CAPACITY if theme == "light" else "#fc8181", "size": 11},
+                "bgcolor": paper(theme),
             },
             annotation_position="top left",
         )

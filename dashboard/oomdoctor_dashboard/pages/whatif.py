@@ -43,13 +43,13 @@ _COLUMNS = [
     {"field": "mark", "headerName": "", "width": 42, "sortable": False, "resizable": False,
      "cellStyle": {"color": "#38a169", "fontSize": 17, "padding": 0, "textAlign": "center"}},
     {"field": "setting", "headerName": "Setting", "flex": 1, "minWidth": 230, "tooltipField": "setting"},
-    {"field": "survives", "headerName": "Survives", "width": 132},
+    {"field": "survives", "headerName": "Survives", "width": 126},
     {"field": "everywhere", "headerName": "All survive", "width": 104},
-    {"field": "reserved", "headerName": "Reserved", "width": 98, "type": "rightAligned",
+    {"field": "reserved", "headerName": "Reserved", "width": 116, "type": "rightAligned",
      "valueFormatter": {"function": "params.data.reserved_text"},
      "headerTooltip": "The most that is reserved"},
     {"field": "retries", "headerName": "Retries", "width": 80, "type": "rightAligned"},
-    {"field": "needs", "headerName": "Needs", "width": 94, "type": "rightAligned",
+    {"field": "needs", "headerName": "Needs", "width": 116, "type": "rightAligned",
      "valueFormatter": {"function": "params.data.needs_text"},
      "headerTooltip": "The least memory for PyTorch that these requests survive with"},
     {"field": "basis", "headerName": "Basis", "width": 90},
@@ -214,8 +214,8 @@ def _result() -> Any:
             ),
             dmc.Grid(
                 [
-                    dmc.GridCol(html.Div(id=f"{ID}-figures"), span=5),
-                    dmc.GridCol(html.Div(id=f"{ID}-words"), span=7),
+                    dmc.GridCol(html.Div(id=f"{ID}-figures"), span=5.7),
+                    dmc.GridCol(html.Div(id=f"{ID}-words"), span=6.3),
                 ]
             ),
         ]
