@@ -2,10 +2,20 @@
    wanted meanwhile is lost. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor_timeline = {
-  /* The switches show what the view says. */
-  controls: function (view) {
-    const mode = view && view.options && view.options.timeline && view.options.timeline.mode;
-    return [mode || "lines", (view && view.axis) || "events"];
+  settings: function (view) {
+    const mode = view.options && view.options.timeline && view.options.timeline.mode;
+    return [mode || "lines", view.axis || "events"];
+  },
+
+  /* The switches show what the view says. One that shows it already is left alone: setting it anew would pass
+     for a person's choice, and be heard when the view has moved on. */
+  controls: function (view, mode, axis) {
+    const none = window.dash_clientside.no_update;
+    if (!view) {
+      return [none, none];
+    }
+    const now = window.dash_clientside.oomdoctor_timeline.settings(view);
+    return [now[0] === mode ? none : now[0], now[1] === axis ? none : now[1]];
   },
 
   chosen: function (mode, axis, view) {
@@ -13,7 +23,7 @@ window.dash_clientside.oomdoctor_timeline = {
     if (!view) {
       return none;
     }
-    const before = window.dash_clientside.oomdoctor_timeline.controls(view);
+    const before = window.dash_clientside.oomdoctor_timeline.settings(view);
     if (before[0] === mode && before[1] === axis) {
       return none;
     }

@@ -180,7 +180,7 @@ def _register_switches(app: dash.Dash) -> None:
     later = {"prevent_initial_call": True}
     app.clientside_callback(
         ClientsideFunction("oomdoctor_timeline", "controls"),
-        Output(*mode), Output(*axis), Input(ids.VIEW, "data"), **later,
+        Output(*mode), Output(*axis), Input(ids.VIEW, "data"), State(*mode), State(*axis), **later,
     )  # fmt: skip
     for function, inputs in (
         ("chosen", [Input(*mode), Input(*axis), now]),
