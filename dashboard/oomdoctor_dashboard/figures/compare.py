@@ -99,7 +99,11 @@ def aligned(
     )
     figure.update_layout(legend={"y": 1.01})
     figure.update_xaxes(
-        title={"text": "allocations, matched by what both asked for", "standoff": 2, "font": {"size": 11, "color": faint(theme)}},
+        title={
+            "text": "allocations, matched by what both asked for",
+            "standoff": 2,
+            "font": {"size": 11, "color": faint(theme)},
+        },
         range=[low, high],
         tickformat=",d",
         hoverformat=",.0f",
