@@ -23,7 +23,7 @@ from oomdoctor.units import MIB
 from tests.allocator.recorded_by_heap import acts, recorded
 from tests.allocator.test_conservation import CONFS, history
 from tests.allocator.test_fragmentation import of
-from tests.snapshot.building import hole, live, segment, snapshot
+from tests.snapshot.building import event, hole, live, segment, snapshot
 
 from .test_segments import words
 
@@ -115,6 +115,9 @@ def test_what_lay_there_before_and_after(known: Any) -> None:
     # Free memory, 1.5 MiB behind the fourth: the second was the last there.
     assert births(lives.before(fourth.address + 17 * HALF, 3 * HALF, None, 9)) == second.birth
     assert births(lives.after(third.address, 2 * MIB, None, 0)) == third.birth
+    # Just before the fourth came: it is next there, not last.
+    assert births(lives.before(first.address, 4 * MIB, None, 8)) == first.birth
+    assert births(lives.after(first.address, 4 * MIB, None, 8)) == fourth.birth
     with pytest.raises(KeyError):
         lives.row(4)
     with pytest.raises(KeyError):
@@ -134,8 +137,26 @@ def test_segments_came_and_went() -> None:
     assert lives.segment(other, len(replayed.recording)).went is None
     assert lives.segment(other, len(replayed.recording)).came == 12
     assert lives.segment(other, 12).came is None
+    after = lives.segment(whole + 5 * MIB, len(replayed.recording))
+    assert (after.came, after.went) == (None, None), "it is gone"
     nowhere = lives.segment(5, 3)
     assert (nowhere.came, nowhere.went, nowhere.bytes) == (None, None, 0)
+
+
+def test_a_segment_that_came_for_another_request() -> None:
+    plain = snapshot(
+        segment(BASE, live(4 * MIB), hole(16 * MIB)),
+        segment(BASE + 64 * MIB, hole(20 * MIB)),
+        traces=[
+            [
+                event("segment_alloc", 20 * MIB, addr=BASE, time_us=1),
+                event("segment_alloc", 20 * MIB, addr=BASE + 64 * MIB, time_us=2),
+                event("alloc", 4 * MIB, addr=BASE, time_us=3),
+            ]
+        ],
+    )
+    lives = Lives(of(plain).history)
+    assert lives.life(lives.row(2)).segment_event is None
 
 
 def covering(layout: Layout, address: int) -> tuple[int, int, bool]:
@@ -152,7 +173,7 @@ def test_lives_are_what_the_layouts_around_them_show(program: Any, conf: str, ke
     replayed = history(program, conf, keep)
     recording = replayed.recording
     lives = Lives(replayed)
-    layouts = [layout_of(replayed.heap_after(event)) for event in range(len(recording) + 1)]
+    layouts = [layout_of(replayed.heap_after(number)) for number in range(len(recording) + 1)]
     action, birth = recording.events.action, recording.birth
     assert (lives.begun >= 0).sum() == (action == ALLOC).sum()
     for row in range(len(lives.birth)):
@@ -198,8 +219,8 @@ def check_occupants(lives: Lives, one: BlockLife) -> None:
 # ---- in words ----
 
 
-def said(replayed: History, event: int, address: int) -> str:
-    return " ".join(words(panel(moment_of(replayed, event), Lives(replayed), address, alone=False)).split())
+def said(replayed: History, after: int, address: int) -> str:
+    return " ".join(words(panel(moment_of(replayed, after), Lives(replayed), address, alone=False)).split())
 
 
 def test_panel_tells_the_life(known: Any) -> None:

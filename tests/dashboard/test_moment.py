@@ -14,7 +14,7 @@ from oomdoctor.allocator.moment import moment_of
 from oomdoctor.snapshot.model import OOM
 from tests.allocator.test_conservation import history
 from tests.allocator.test_fragmentation import of
-from tests.snapshot.building import hole, live, segment, snapshot
+from tests.snapshot.building import event, hole, live, segment, snapshot
 
 from .test_block_life import PROGRAM
 
@@ -35,14 +35,14 @@ def test_steps_are_those_found_one_by_one(loaded: Loaded, kind: str) -> None:
     action = loaded.recording.events.action
     after = [i + 1 for i, what in enumerate(action.tolist()) if not KINDS[kind] or what in KINDS[kind]]
     assert stops.count(kind) == len(after)
-    for event in [0, 1, 2, 50, 4000, 7811, loaded.events - 1, loaded.events]:
-        on = [stop for stop in after if stop > event]
-        back = [stop for stop in after if stop < event]
+    for at in [0, 1, 2, 50, 4000, 7811, loaded.events - 1, loaded.events]:
+        on = [stop for stop in after if stop > at]
+        back = [stop for stop in after if stop < at]
         if kind == "event":
-            back = [0, *back] if event else []
+            back = [0, *back] if at else []
         for steps in (1, 3, 100):
-            assert stops.step(kind, event, steps) == (on[min(steps, len(on)) - 1] if on else event)
-            assert stops.step(kind, event, -steps) == (back[max(len(back) - steps, 0)] if back else event)
+            assert stops.step(kind, at, steps) == (on[min(steps, len(on)) - 1] if on else at)
+            assert stops.step(kind, at, -steps) == (back[max(len(back) - steps, 0)] if back else at)
 
 
 def test_peaks_and_errors(loaded: Loaded) -> None:
@@ -56,6 +56,12 @@ def test_peaks_and_errors(loaded: Loaded) -> None:
     (oom,) = np.flatnonzero(loaded.recording.events.action == OOM).tolist()
     assert stops.next_oom(0) == stops.next_oom(oom) == stops.next_oom(loaded.events) == oom + 1
     assert Stops(history(PROGRAM)).next_oom(3) is None
+    twice = [
+        event(action, MIB, addr=5, time_us=i)
+        for i, action in enumerate(["oom", "snapshot", "oom", "snapshot"])
+    ]
+    stops = Stops(of(snapshot(traces=[twice])).history)
+    assert [stops.next_oom(after) for after in range(5)] == [1, 3, 3, 1, 1], "from the first again"
 
 
 def test_a_peak_before_the_first_event() -> None:
@@ -68,8 +74,8 @@ def test_the_line_says_what_happened(loaded: Loaded) -> None:
     replayed = history(PROGRAM)
     address = int(replayed.recording.events.address[1])
 
-    def line(event: int) -> str:
-        return what_happened(moment_of(replayed, event))
+    def line(after: int) -> str:
+        return what_happened(moment_of(replayed, after))
 
     assert line(0) == "before the first event"
     assert line(1) == f"event 0  new segment of 20.00 MiB at {address:#x}"

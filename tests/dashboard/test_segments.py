@@ -277,6 +277,10 @@ def test_age_and_stack_are_what_they_say(loaded: Loaded) -> None:
     young = moment.layout.live & (moment.age_events < 100) & (moment.age_events >= 0)
     assert set(kind[young].tolist()) == {0}
     assert names[0][0] == "below 100 events"
+    lasting = int(moment.birth[moment.age_events > 200][0])
+    again = loaded.moment(lasting + 101)
+    kind, _ = kinds_of(again, "age", [])
+    assert set(kind[again.age_events == 100].tolist()) == {1}, "not below 100"
     old = of(snapshot(segment(BASE, live(20 * MIB))))
     kind, names = kinds_of(old, "age", [])
     assert names[int(kind[0])][0] == "older than the trace"

@@ -13,11 +13,27 @@ window.dash_clientside = window.dash_clientside || {};
     return view && info && view.item === info.item && view.device === info.device;
   }
 
+  // In the order of the callback's inputs.
+  const BUTTONS = ["first", "back", "previous", "next", "on", "last", "allocated", "reserved", "oom"];
+  const MANY = { back: -100, previous: -1, next: 1, on: 100 };
+  // Where the page is busy several clicks come as one call, and with them steps of the player: counts tell
+  // what was clicked, whatever the call says triggered it.
+  const seen = {};
+  // The number that the box was given last: it comes back as if it had been typed.
+  let written = null;
+
+  function clicksOf(name, count) {
+    const before = seen[name] || 0;
+    seen[name] = count || 0;
+    return Math.max(seen[name] - before, 0);
+  }
+
   window.dash_clientside.oomdoctor_moment = {
     step: function (...args) {
-      const [view, info, by, speed, drawn] = args.slice(-5);
-      const value = args[args.length - 6];
-      const triggered = (window.dash_clientside.callback_context.triggered_id || "").replace("moment-", "");
+      const [value, view, info, by, speed, drawn] = args.slice(-6);
+      const triggered = window.dash_clientside.callback_context.triggered.map((one) => one.prop_id);
+      const clicks = {};
+      BUTTONS.forEach((name, i) => (clicks[name] = clicksOf(name, args[i])));
       if (!known(view, info)) {
         return [same(), same()];
       }
@@ -26,19 +42,19 @@ window.dash_clientside = window.dash_clientside || {};
         const at = Math.max(0, Math.min(to, info.events));
         return [at === now ? same() : { ...view, event: at }, same()];
       };
-      const many = { previous: -1, next: 1, back: -100, on: 100 };
-      if (triggered === "event") {
-        return typeof value === "number" ? go(Math.round(value)) : [same(), same()];
+      if (triggered.includes("moment-event.value") && typeof value === "number" && value !== written) {
+        written = value;
+        return go(Math.round(value));
       }
-      if (triggered === "first") return go(0);
-      if (triggered === "last") return go(info.events);
-      if (triggered in info.peaks) return go(info.peaks[triggered]);
-      if (triggered === "oom") return [same(), { kind: "next oom", at: Date.now() }];
-      let steps = many[triggered];
-      if (triggered === "tick") {
-        if (drawn !== now) {
-          return [same(), same()]; // the last step is still on its way
-        }
+      if (clicks.first) return go(0);
+      if (clicks.last) return go(info.events);
+      for (const name of Object.keys(info.peaks)) {
+        if (clicks[name]) return go(info.peaks[name]);
+      }
+      if (clicks.oom) return [same(), { kind: "next oom", at: Date.now() }];
+      let steps = Object.keys(MANY).reduce((sum, name) => sum + MANY[name] * clicks[name], 0);
+      // A step of the player waits for the one before to be drawn.
+      if (!steps && triggered.includes("moment-tick.n_intervals") && drawn === now) {
         steps = info.speeds[speed][1];
       }
       if (!steps) return [same(), same()];
@@ -47,21 +63,19 @@ window.dash_clientside = window.dash_clientside || {};
 
     number: function (view, info, value) {
       if (!known(view, info)) return same();
-      const now = eventOf(view, info);
-      return now === value ? same() : now;
+      written = eventOf(view, info);
+      return written === value ? same() : written;
     },
 
     play: function (clicks, speed, view, stopped, info) {
-      const triggered = window.dash_clientside.callback_context.triggered_id;
-      let off = stopped;
-      if (triggered === "moment-play") {
-        off = !stopped;
-      } else if (triggered !== "moment-speed") {
-        if (stopped) return [same(), same(), same()];
-        off = !known(view, info) || eventOf(view, info) >= info.events;
-        if (!off) return [same(), same(), same()];
-      }
-      return [off, info ? info.speeds[speed][0] : same(), off ? "Play" : "Pause"];
+      const ends = !known(view, info) || eventOf(view, info) >= info.events;
+      const toggled = clicksOf("play", clicks) % 2 === 1;
+      const off = ends || (toggled ? !stopped : stopped);
+      return [
+        off === stopped ? same() : off,
+        info ? info.speeds[speed][0] : same(),
+        off ? "Play" : "Pause",
+      ];
     },
   };
 
