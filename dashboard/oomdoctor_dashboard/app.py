@@ -257,9 +257,8 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Input("subject", "data"),
         Input("uploaded", "data"),
         Input("follow", "n_intervals"),
-        State("item", "data"),
     )
-    def choices(subject: Any, uploaded: Any, _: Any, there: Any) -> Any:
+    def choices(subject: Any, uploaded: Any, _: Any) -> Any:
         if dash.ctx.triggered_id == "follow" and not library.refresh():
             return no_update, no_update, no_update, no_update
         items = item_choices(library)
@@ -267,7 +266,8 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
             return items, no_update, no_update, no_update
         mine = None if subject["device"] is None else str(subject["device"])
         item = subject["item"] if library.item(subject["item"]) else None
-        return (items if items != there else no_update), item, device_choices(library, item), mine
+        # With the choices sent along: a searchable box shows no value that comes without them.
+        return items, item, device_choices(library, item), mine
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
-from tsdownsample import MinMaxDownsampler
 
 from oomdoctor.allocator.history import History
 from oomdoctor.comparison.compare import Pair
 from oomdoctor.comparison.positions import Positions
 from oomdoctor.snapshot.model import OOM
+from oomdoctor_dashboard.extremes import bounds_by_position, extremes
 
 SIDES = ("a", "b")
 SERIES = ("allocated", "reserved")
-
-_EXTREMES: Any = MinMaxDownsampler()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Courses:
         stop = int(np.searchsorted(places, high, side="right"))
         x, y = places[first:stop], values[first:stop]
         if len(x) > most:
-            kept = _EXTREMES.downsample(x, y, n_out=most - most % 2).astype(np.int64)
+            kept = extremes(y, bounds_by_position(x, most // 2))
             kept = np.unique(np.concatenate([[0], kept, [len(x) - 1]]))
             x, y = x[kept], y[kept]
         return Line(x, y)

@@ -192,7 +192,7 @@ th { color: %(faint)s; font-weight: 600; cursor: default; }
 _DRAW = """
 (function () {
   "use strict";
-  var config = {displaylogo: false, responsive: true, scrollZoom: false,
+  var config = {displaylogo: false, showSendToCloud: false, responsive: true, scrollZoom: false,
     toImageButtonOptions: {filename: "oomdoctor", scale: 2},
     modeBarButtonsToRemove: ["select2d", "lasso2d", "sendDataToCloud"]};
   function draw(box) {

@@ -7,7 +7,6 @@ from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
-from tsdownsample import MinMaxDownsampler
 
 from oomdoctor.allocator.history import History
 from oomdoctor.allocator.replay import Replay
@@ -17,10 +16,10 @@ from oomdoctor.reporters.recording_json import basis_of
 from oomdoctor.reporters.recording_text import trust
 from oomdoctor.reporters.replay_text import ROWS, headline, said
 from oomdoctor.snapshot.model import OOM
+from oomdoctor_dashboard.extremes import bounds_by_position, extremes
 from oomdoctor_dashboard.library import Loaded
 
 Sizes = NDArray[np.int64]
-_extremes: Any = MinMaxDownsampler()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def line(after: Sizes, values: Sizes, low: int, high: int, points: int) -> Line:
     last = int(np.searchsorted(after, high, side="right"))
     x, y = after[first:last], values[first:last]
     if len(x) > points:
-        kept = _extremes.downsample(x, y, n_out=max(points // 2 * 2, 2))
+        kept = extremes(y, bounds_by_position(x, max(points // 2, 1)))
         x, y = x[kept], y[kept]
     return Line(np.maximum(x, low), y)
 

@@ -39,7 +39,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
       return [none, none];
     }
     if (shown && view.item && view.item === shown.item && view.device === shown.device) {
-      return [view, none];
+      return [JSON.stringify(view) === JSON.stringify(shown) ? none : view, none];
     }
     return [none, { item: view.item, device: view.device, at: Date.now() }];
   },

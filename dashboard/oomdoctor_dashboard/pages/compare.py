@@ -97,6 +97,7 @@ def layout() -> Any:
                         responsive=True,
                         config={
                             "displaylogo": False,
+                            "showSendToCloud": False,
                             "doubleClick": "autosize",
                             "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
                             "toImageButtonOptions": {"filename": "oomdoctor-compare", "scale": 2},
@@ -172,7 +173,11 @@ def _places() -> Any:
             dcc.Graph(
                 id=f"{ID}-bars",
                 figure=go.Figure(),
-                config={"displaylogo": False, "toImageButtonOptions": {"filename": "oomdoctor-by-place"}},
+                config={
+                    "displaylogo": False,
+                    "showSendToCloud": False,
+                    "toImageButtonOptions": {"filename": "oomdoctor-by-place"},
+                },
                 responsive=True,
                 style=_HIDDEN,
             ),

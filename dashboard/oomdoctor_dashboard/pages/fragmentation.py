@@ -188,7 +188,11 @@ def _graph(name: str, filename: str) -> Any:
     return dcc.Graph(
         id=f"{ID}-{name}",
         figure=go.Figure(layout={**_EMPTY, "height": 330}),
-        config={"displaylogo": False, "toImageButtonOptions": {"filename": filename}},
+        config={
+            "displaylogo": False,
+            "showSendToCloud": False,
+            "toImageButtonOptions": {"filename": filename},
+        },
     )
 
 

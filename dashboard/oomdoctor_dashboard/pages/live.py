@@ -87,7 +87,11 @@ def layout() -> Any:
                 dcc.Graph(
                     id=f"{ID}-flame",
                     figure=go.Figure(layout=_EMPTY),
-                    config={"displaylogo": False, "toImageButtonOptions": {"filename": "live"}},
+                    config={
+                        "displaylogo": False,
+                        "showSendToCloud": False,
+                        "toImageButtonOptions": {"filename": "live"},
+                    },
                 ),
                 style={"maxHeight": 420, "overflowY": "auto"},
             ),

@@ -210,7 +210,12 @@ def _result() -> Any:
                 id=f"{ID}-graph",
                 figure=figures.nothing(),
                 style={"height": "300px"},
-                config={"displaylogo": False, "scrollZoom": False, "responsive": True},
+                config={
+                    "displaylogo": False,
+                    "showSendToCloud": False,
+                    "scrollZoom": False,
+                    "responsive": True,
+                },
             ),
             dmc.Grid(
                 [
@@ -299,7 +304,11 @@ def _advice() -> Any:
                                     id=f"{ID}-trade-off",
                                     figure=figures.nothing(),
                                     style={"height": "360px"},
-                                    config={"displaylogo": False, "responsive": True},
+                                    config={
+                                        "displaylogo": False,
+                                        "showSendToCloud": False,
+                                        "responsive": True,
+                                    },
                                 ),
                                 span=4,
                             ),
