@@ -200,18 +200,14 @@ def _register(app: dash.Dash, library: Library) -> None:
     _register_choosing(app, library)
     _register_reading(app, library)
 
-    @app.callback(
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "choose"),
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input("tabs", "value"),
         Input("theme", "checked"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def choose(tab: str, dark: bool, view: Any) -> Any:
-        theme = "dark" if dark else "light"
-        if view is None or (view["tab"] == tab and view["theme"] == theme):
-            return no_update
-        return changed(view, tab=tab, theme=theme)
 
 
 def _register_address(app: dash.Dash) -> None:
@@ -244,6 +240,8 @@ def _register_address(app: dash.Dash) -> None:
         Output("mantine", "forceColorScheme"),
         Input(ids.VIEW, "data"),
         State("default-view", "data"),
+        State("tabs", "value"),
+        State("theme", "checked"),
         prevent_initial_call=True,
     )
 

@@ -60,7 +60,9 @@ def opened(tmp_path: Path) -> tuple[Page, Library, View]:
 def after(one: Page, view: View, **values: Any) -> dict[str, Any]:
     """What the page shows when its reading is done."""
     for _ in range(200):
-        said = one.ask("compare-verdict.children", "shown.data", {"shown.data": view, **values})
+        said = one.ask(
+            "compare-verdict.children", "compare-shown.data", {"compare-shown.data": view, **values}
+        )
         if said.get("compare-poll.disabled", True):
             return said
         time.sleep(0.05)
@@ -167,12 +169,20 @@ def test_bars_show_what_differs_and_no_markup() -> None:
 
 def test_nothing_chosen_says_so(opened: tuple[Page, Library, View]) -> None:
     one, _, view = opened
-    said = one.ask("compare-verdict.children", "shown.data", {"shown.data": {**view, "other": None}})
+    said = one.ask(
+        "compare-verdict.children", "compare-shown.data", {"compare-shown.data": {**view, "other": None}}
+    )
     assert "Choose what to compare with" in json.dumps(said["compare-problem.children"])
     assert said["compare-body.style"] == {"display": "none"}
-    gone = one.ask("compare-verdict.children", "shown.data", {"shown.data": {**view, "other": "feedbeef"}})
+    gone = one.ask(
+        "compare-verdict.children",
+        "compare-shown.data",
+        {"compare-shown.data": {**view, "other": "feedbeef"}},
+    )
     assert "not open here" in json.dumps(gone["compare-problem.children"])
-    other_tab = one.ask("compare-verdict.children", "shown.data", {"shown.data": {**view, "tab": "live"}})
+    other_tab = one.ask(
+        "compare-verdict.children", "compare-shown.data", {"compare-shown.data": {**view, "tab": "live"}}
+    )
     assert other_tab == {}
 
 
@@ -190,7 +200,7 @@ def test_it_says_what_the_command_says(opened: tuple[Page, Library, View]) -> No
     assert f"{theirs['figures']['peak_reserved_bytes']['a'] / MIB:.2f} MiB" in figures_shown
     assert said["compare-body.style"] == {}
     # The rest of the page follows.
-    values = {"shown.data": view, "compare-drawn.data": said["compare-drawn.data"]}
+    values = {"compare-shown.data": view, "compare-drawn.data": said["compare-drawn.data"]}
     places = one.ask("compare-table.rowData", "compare-drawn.data", values)
     ours = [(row["a"], row["b"], row["difference"]) for row in places["compare-table.rowData"]]
     assert ours == [(h["a_bytes"], h["b_bytes"], h["difference_bytes"]) for h in theirs["by_place"]]
@@ -202,12 +212,14 @@ def test_it_says_what_the_command_says(opened: tuple[Page, Library, View]) -> No
 def test_the_moment_moves_in_both_without_drawing_anew(opened: tuple[Page, Library, View]) -> None:
     one, _, view = opened
     mark = after(one, view)["compare-drawn.data"]
-    first = one.ask("compare-graph.figure", "shown.data", {"shown.data": view, "compare-drawn.data": mark})
+    first = one.ask(
+        "compare-graph.figure", "compare-shown.data", {"compare-shown.data": view, "compare-drawn.data": mark}
+    )
     moved = one.ask(
         "compare-graph.figure",
-        "shown.data",
+        "compare-shown.data",
         {
-            "shown.data": {**view, "event": 4},
+            "compare-shown.data": {**view, "event": 4},
             "compare-drawn.data": mark,
             "compare-lines.data": first["compare-lines.data"],
         },
@@ -218,9 +230,9 @@ def test_the_moment_moves_in_both_without_drawing_anew(opened: tuple[Page, Libra
     assert "after 4 events of A, 3 of B" in json.dumps(moved["compare-moment.children"])
     places = one.ask(
         "compare-table.rowData",
-        "shown.data",
+        "compare-shown.data",
         {
-            "shown.data": with_options({**view, "event": 4}, "compare", when="moment"),
+            "compare-shown.data": with_options({**view, "event": 4}, "compare", when="moment"),
             "compare-drawn.data": mark,
         },
     )
@@ -230,7 +242,11 @@ def test_the_moment_moves_in_both_without_drawing_anew(opened: tuple[Page, Libra
 def test_a_click_sets_the_moment(opened: tuple[Page, Library, View]) -> None:
     one, library, view = opened
     after(one, view)
-    values = {"compare-graph.clickData": {"points": [{"x": 2.0}]}, "view.data": view, "shown.data": view}
+    values = {
+        "compare-graph.clickData": {"points": [{"x": 2.0}]},
+        "view.data": view,
+        "compare-shown.data": view,
+    }
     # Several callbacks write the view: Dash tells them apart by a hash behind the name.
     (name,) = (
         out
@@ -271,7 +287,7 @@ def test_without_history_there_are_figures_and_places(tmp_path: Path) -> None:
     one, view = Page(library), changed(None, item=first.key, device=0, other=second.key, tab="compare")
     said = after(one, view)
     assert "A has no history" in json.dumps(said["compare-verdict.children"])
-    values = {"shown.data": view, "compare-drawn.data": said["compare-drawn.data"]}
+    values = {"compare-shown.data": view, "compare-drawn.data": said["compare-drawn.data"]}
     lines = one.ask("compare-graph.figure", "compare-drawn.data", values)
     assert lines["compare-graph.style"] == {"display": "none"}
     places = one.ask("compare-table.rowData", "compare-drawn.data", values)

@@ -22,7 +22,7 @@ from oomdoctor.units import MIB
 
 pytest.importorskip("dash")
 
-from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
+from oomdoctor_dashboard import whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.app import create_app
 from oomdoctor_dashboard.figures import whatif as figures
 from oomdoctor_dashboard.figures.theme import paper
@@ -474,7 +474,7 @@ def view_of(item: Item, **options: Any) -> Any:
 
 
 def shown_until_done(page: Page, view: Any, of: str = "whatif-graph.figure") -> dict[str, Any]:
-    trigger, values = f"{ids.SHOWN}.data", {f"{ids.SHOWN}.data": view}
+    trigger, values = "whatif-shown.data", {"whatif-shown.data": view}
     for _ in range(200):
         found = page.ask(of, trigger, values)
         if of in found or not found:
@@ -488,7 +488,7 @@ def test_page_fills_its_form_from_the_address(two_gpus: Any) -> None:
     library, item, _ = two_gpus
     page = Page(library)
     view = view_of(item, conf="max_split_size_mb:64,expandable_segments:True", capacity="2GiB")
-    found = page.ask("whatif-conf.value", f"{ids.SHOWN}.data", {f"{ids.SHOWN}.data": view})
+    found = page.ask("whatif-conf.value", "whatif-shown.data", {"whatif-shown.data": view})
     assert found["whatif-conf.value"] == "max_split_size_mb:64,expandable_segments:True"
     assert found["whatif-max_split_size_mb.value"] == 64
     assert found["whatif-expandable_segments.checked"] is True
@@ -496,9 +496,9 @@ def test_page_fills_its_form_from_the_address(two_gpus: Any) -> None:
     assert found["whatif-capacity.placeholder"] == "1.17 GiB (recorded)"
     assert "123548" in json.dumps(found["whatif-warnings.children"])
     wrong = view_of(item, conf="max_split_size_mb:5")
-    found = page.ask("whatif-conf.value", f"{ids.SHOWN}.data", {f"{ids.SHOWN}.data": wrong})
+    found = page.ask("whatif-conf.value", "whatif-shown.data", {"whatif-shown.data": wrong})
     assert "at least 20" in found["whatif-max_split_size_mb.error"]
-    shown = page.ask("whatif-graph.figure", f"{ids.SHOWN}.data", {f"{ids.SHOWN}.data": wrong})
+    shown = page.ask("whatif-graph.figure", "whatif-shown.data", {"whatif-shown.data": wrong})
     assert "torch 2.15 rejects these settings" in json.dumps(shown["whatif-problem.children"])
     assert "whatif-graph.figure" not in shown
 
@@ -508,7 +508,7 @@ def test_page_takes_a_field_into_the_address(two_gpus: Any) -> None:
     page = Page(library)
     view = view_of(item, conf="max_split_size_mb:64")
     fields = {"whatif-conf.value": "max_split_size_mb:64", "whatif-max_split_size_mb.value": 128}
-    values = {"view.data": view, "shown.data": view, **fields}
+    values = {"view.data": view, "whatif-shown.data": view, **fields}
     of = next(
         out for name in page.app.callback_map for out in page.written(name)
         if out.startswith("view.data") and "whatif-max_split_size_mb.value" in
@@ -539,8 +539,8 @@ def test_page_shows_a_replay_and_moves_the_moment_alone(two_gpus: Any) -> None:
     assert "--alloc-conf max_split_size_mb:32 --capacity 1258291200" in json.dumps(
         found["whatif-words.children"]
     )
-    values = {"shown.data": changed(view, event=77), "whatif-drawn.data": found["whatif-drawn.data"]}
-    moved = page.ask("whatif-graph.figure", "shown.data", values)
+    values = {"whatif-shown.data": changed(view, event=77), "whatif-drawn.data": found["whatif-drawn.data"]}
+    moved = page.ask("whatif-graph.figure", "whatif-shown.data", values)
     assert moved["whatif-graph.figure"]["operations"][0]["params"]["value"]["x0"] == 77
     assert "whatif-figures.children" not in moved
 
@@ -549,15 +549,15 @@ def test_page_searches_stops_and_searches_again(to_the_end: Any) -> None:
     library, item, _ = to_the_end
     page = Page(library)
     view = view_of(item, capacity="1900MiB", conf="max_split_size_mb:64")
-    values = {"shown.data": view}
+    values = {"whatif-shown.data": view}
     of = "whatif-advice-problem.children"
     found = page.ask(of, "whatif-search.n_clicks", values)
     assert found["whatif-advice-poll.disabled"] is False
     assert found["whatif-search.disabled"] is True
-    found = page.ask(of, "whatif-advice-cancel.n_clicks", values, "shown.data")
+    found = page.ask(of, "whatif-advice-cancel.n_clicks", values, "whatif-shown.data")
     assert "The search was stopped" in json.dumps(found["whatif-advice-problem.children"])
     assert found["whatif-advice-poll.disabled"] is True
-    found = page.ask(of, "whatif-search.n_clicks", values, "shown.data")
+    found = page.ask(of, "whatif-search.n_clicks", values, "whatif-shown.data")
     for _ in range(600):
         if found["whatif-advice-poll.disabled"]:
             break
@@ -585,7 +585,7 @@ def test_page_searches_stops_and_searches_again(to_the_end: Any) -> None:
 def test_page_says_that_there_is_nothing_to_replay(state_only: Any) -> None:
     library, item, _ = state_only
     page = Page(library)
-    found = page.ask("whatif-conf.value", "shown.data", {"shown.data": view_of(item)})
+    found = page.ask("whatif-conf.value", "whatif-shown.data", {"whatif-shown.data": view_of(item)})
     assert "There is nothing to replay" in json.dumps(found["whatif-nothing.children"])
     assert "No request was recorded, so no setting can be tried." in json.dumps(
         found["whatif-nothing.children"]

@@ -2,7 +2,7 @@
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdoctor || {}, {
   /* The view is in the address, so that a reload or a shared link shows the same; tabs and colours follow it. */
-  followView: function (view, standard) {
+  followView: function (view, standard, tab, dark) {
     const none = window.dash_clientside.no_update;
     if (!view) {
       return [none, none, none, none];
@@ -23,7 +23,23 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     if (path !== window.location.pathname + window.location.search) {
       window.history.replaceState(window.history.state, "", path);
     }
-    return [window.location.origin + path, view.tab, view.theme === "dark", view.theme];
+    const same = view.tab === tab;
+    const alike = (view.theme === "dark") === Boolean(dark);
+    return [
+      window.location.origin + path,
+      same ? none : view.tab,
+      alike ? none : view.theme === "dark",
+      document.body.dataset.agThemeMode === view.theme ? none : view.theme,
+    ];
+  },
+
+  /* A tab or the colours were chosen. */
+  choose: function (tab, dark, view) {
+    const theme = dark ? "dark" : "light";
+    if (!view || (view.tab === tab && view.theme === theme)) {
+      return window.dash_clientside.no_update;
+    }
+    return Object.assign({}, view, { tab: tab, theme: theme });
   },
 
   /* Tables take their colours from the page. */

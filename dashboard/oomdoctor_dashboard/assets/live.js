@@ -1,15 +1,6 @@
-/* Pages that are not looked at ask the server nothing. The table of live blocks asks for its rows, a page at a
-   time; here it is told when to ask again. */
+/* The table of live blocks asks for its rows, a page at a time; here it is told when to ask again. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdoctor || {}, {
-  showLive: function (shown) {
-    return shown && shown.tab === "live" ? shown : window.dash_clientside.no_update;
-  },
-
-  showFragmentation: function (shown) {
-    return shown && shown.tab === "fragmentation" ? shown : window.dash_clientside.no_update;
-  },
-
   refreshLive: function (shown, before) {
     if (!shown) {
       return window.dash_clientside.no_update;

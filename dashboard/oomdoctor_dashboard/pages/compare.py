@@ -25,6 +25,7 @@ from oomdoctor_dashboard.choosing import item_choices
 from oomdoctor_dashboard.compare_data import SERIES, SIDES, Courses, Levels
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import compare as figures
+from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
@@ -117,6 +118,7 @@ def layout() -> Any:
             ),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-lines"),
+            shown_store(ID),
             dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
         ]
     )
@@ -424,6 +426,7 @@ def _mine(shown: Any) -> bool:
 
 
 def register(app: dash.Dash, library: Library) -> None:
+    open_gate(app, ID)
     compared = Compared()
     _register_choosing(app, library)
     _register_drawing(app, library, compared)
@@ -439,7 +442,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-device", "value"),
         Output(f"{ID}-when", "value"),
         Output(f"{ID}-swap", "disabled"),
-        Input(ids.SHOWN, "data"),
+        Input(shown_id(ID), "data"),
         Input(f"{ID}-drawn", "data"),
     )
     def choices(shown: Any, _: Any) -> Any:
@@ -517,7 +520,7 @@ def _register_drawing(app: dash.Dash, library: Library, compared: Compared) -> N
             "poll": Output(f"{ID}-poll", "disabled"),
         },
         inputs={
-            "shown": Input(ids.SHOWN, "data"),
+            "shown": Input(shown_id(ID), "data"),
             "_": Input(f"{ID}-poll", "n_intervals"),
             "_cancel": Input(f"{ID}-cancel", "n_clicks"),
             "drawn": State(f"{ID}-drawn", "data"),
@@ -568,7 +571,7 @@ def _register_drawing(app: dash.Dash, library: Library, compared: Compared) -> N
         Output(f"{ID}-graph", "style"),
         Output(f"{ID}-moment", "children"),
         Output(f"{ID}-lines", "data"),
-        Input(ids.SHOWN, "data"),
+        Input(shown_id(ID), "data"),
         Input(f"{ID}-drawn", "data"),
         State(f"{ID}-lines", "data"),
     )
@@ -620,7 +623,7 @@ def _register_places(app: dash.Dash, compared: Compared) -> None:
         Output(f"{ID}-bars", "style"),
         Output(f"{ID}-table", "rowData"),
         Output(f"{ID}-at", "children"),
-        Input(ids.SHOWN, "data"),
+        Input(shown_id(ID), "data"),
         Input(f"{ID}-drawn", "data"),
     )
     def places(shown: Any, drawn: Any) -> Any:
@@ -651,7 +654,7 @@ def _register_moving(app: dash.Dash, compared: Compared) -> None:
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input(f"{ID}-graph", "clickData"),
         State(ids.VIEW, "data"),
-        State(ids.SHOWN, "data"),
+        State(shown_id(ID), "data"),
         prevent_initial_call=True,
     )
     def click(clicked: Any, view: Any, shown: Any) -> Any:
@@ -665,7 +668,7 @@ def _register_moving(app: dash.Dash, compared: Compared) -> None:
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input(f"{ID}-graph", "relayoutData"),
         State(ids.VIEW, "data"),
-        State(ids.SHOWN, "data"),
+        State(shown_id(ID), "data"),
         prevent_initial_call=True,
     )
     def zoom(relayout: Any, view: Any, shown: Any) -> Any:

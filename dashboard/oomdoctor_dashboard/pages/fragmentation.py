@@ -8,7 +8,7 @@ import dash
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import Input, Output, State, dcc, html, no_update
 
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
@@ -18,6 +18,7 @@ from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
+from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
@@ -26,7 +27,7 @@ from oomdoctor_dashboard.view import View, changed, options_of, with_options
 ID, TITLE = "fragmentation", "Fragmentation"
 
 # The view while this page is looked at: what other pages do costs it no way to the server.
-_SHOWN = f"{ID}-shown"
+_SHOWN = shown_id(ID)
 
 _POLL_MS = 250
 # What a person waits for without being told to.
@@ -116,7 +117,7 @@ def layout() -> Any:
                 id=f"{ID}-themed",
             ),
             dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
-            dcc.Store(id=_SHOWN),
+            shown_store(ID),
             dcc.Store(id=f"{ID}-job"),
             dcc.Store(id=f"{ID}-stopped"),
             dcc.Download(id=f"{ID}-file"),
@@ -285,9 +286,7 @@ def choices_of(loaded: Loaded, series: data.Series) -> dict[data.Where, str]:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor", "showFragmentation"), Output(_SHOWN, "data"), Input(ids.SHOWN, "data")
-    )
+    open_gate(app, ID)
     _register_choosing(app)
     _register_over(app, library)
     _register_moment(app, library)

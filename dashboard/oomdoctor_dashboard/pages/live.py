@@ -19,6 +19,7 @@ from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids, live_data
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
+from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_filter import Wanted, wanted_of
 from oomdoctor_dashboard.live_flame import flame_of
@@ -27,7 +28,7 @@ from oomdoctor_dashboard.view import View, changed, options_of, with_options
 ID, TITLE = "live", "What is live"
 
 # The view while this page is looked at: what other pages do costs it no way to the server.
-_SHOWN = f"{ID}-shown"
+_SHOWN = shown_id(ID)
 
 _PAGE = 100
 _KEPT_TABLES = 8
@@ -118,7 +119,7 @@ def layout() -> Any:
                 ],
                 gutter="sm",
             ),
-            dcc.Store(id=_SHOWN),
+            shown_store(ID),
             dcc.Store(id=f"{ID}-refreshed"),
             dcc.Store(id=f"{ID}-born"),
             dcc.Download(id=f"{ID}-file"),
@@ -263,9 +264,7 @@ def _mine(shown: Any) -> bool:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor", "showLive"), Output(_SHOWN, "data"), Input(ids.SHOWN, "data")
-    )
+    open_gate(app, ID)
     _register_choosing(app, library)
     _register_drawing(app, library)
     _register_details(app, library)

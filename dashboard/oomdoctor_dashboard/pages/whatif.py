@@ -17,6 +17,7 @@ from oomdoctor.allocator.release_bounds import named
 from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import whatif as figures
+from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.view import changed, options_of, with_options
@@ -62,6 +63,7 @@ _COLUMNS = [
 def layout() -> Any:
     return html.Div(
         [
+            shown_store(ID),
             dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
             dcc.Interval(id=f"{ID}-advice-poll", interval=_POLL_MS, disabled=True),
             dcc.Store(id=f"{ID}-drawn"),
@@ -351,6 +353,7 @@ class _Kept:
 
 
 def register(app: dash.Dash, library: Library) -> None:
+    open_gate(app, ID)
     kept = _Kept(library)
     _register_form(app, library)
     _register_replay(app, library, kept)
@@ -385,7 +388,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
             "nothing": Output(f"{ID}-nothing", "children"),
             "page": Output(f"{ID}-page", "style"),
         },
-        inputs={"shown": Input(ids.SHOWN, "data")},
+        inputs={"shown": Input(shown_id(ID), "data")},
         state={"there": {key: State(f"{ID}-{key}", prop[key]) for key in fields}},
     )
     def fill(shown: Any, there: dict[str, Any]) -> Any:
@@ -424,7 +427,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
             "given": {key: Input(f"{ID}-{key}", prop[key]) for key in fields},
             "_": Input(f"{ID}-reset", "n_clicks"),
             "view": State(ids.VIEW, "data"),
-            "shown": State(ids.SHOWN, "data"),
+            "shown": State(shown_id(ID), "data"),
         },
         prevent_initial_call=True,
     )
@@ -486,7 +489,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input(f"{ID}-graph", "relayoutData"),
         State(ids.VIEW, "data"),
-        State(ids.SHOWN, "data"),
+        State(shown_id(ID), "data"),
         prevent_initial_call=True,
     )
     def zoom(relayout: Any, view: Any, shown: Any) -> Any:
@@ -563,7 +566,7 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
             "drawn": Output(f"{ID}-drawn", "data"),
         },
         inputs={
-            "shown": Input(ids.SHOWN, "data"),
+            "shown": Input(shown_id(ID), "data"),
             "_": Input(f"{ID}-poll", "n_intervals"),
             "_cancel": Input(f"{ID}-cancel", "n_clicks"),
             "_again": Input(f"{ID}-again", "n_clicks"),
@@ -713,7 +716,7 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
             "drawn": Output(f"{ID}-advice-drawn", "data"),
         },
         inputs={
-            "shown": Input(ids.SHOWN, "data"),
+            "shown": Input(shown_id(ID), "data"),
             "_": Input(f"{ID}-advice-poll", "n_intervals"),
             "_search": Input(f"{ID}-search", "n_clicks"),
             "_cancel": Input(f"{ID}-advice-cancel", "n_clicks"),
