@@ -8,11 +8,6 @@ window.dash_clientside = window.dash_clientside || {};
   });
 
   window.dash_clientside.oomdoctor_segments = {
-    /* The map hears of a view only while it is open: a hidden page asks nothing of the server. */
-    open: function (shown) {
-      return shown && shown.tab === "segments" ? shown : window.dash_clientside.no_update;
-    },
-
     /* What is said of a box stands where the pointer is: boxes may be as wide as the page. */
     where: function (hover) {
       const graph = document.getElementById("segments-graph");

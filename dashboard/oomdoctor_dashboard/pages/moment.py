@@ -124,6 +124,9 @@ def register(app: dash.Dash, library: Library) -> None:
     _register_browser(app)
 
     @app.callback(
+        Output(f"{ID}-line", "children"),
+        Output(f"{ID}-line", "title"),
+        Output(f"{ID}-drawn", "data"),
         Output(f"{ID}-info", "data"),
         Output(f"{ID}-of", "children"),
         Output(f"{ID}-oom", "disabled"),
@@ -131,11 +134,18 @@ def register(app: dash.Dash, library: Library) -> None:
         Input(ids.SHOWN, "data"),
         State(f"{ID}-info", "data"),
     )
-    def describe(shown: Optional[View], info: Any) -> Any:
-        """What of a recording stepping needs to know; once for each."""
-        if shown is None or (info and (info["item"], info["device"]) == (shown["item"], shown["device"])):
-            return (no_update,) * 4
-        stops = stops_of(library.loaded(shown["item"], shown["device"]))
+    def say(shown: Optional[View], info: Any) -> Any:
+        if shown is None:
+            return (no_update,) * 7
+        loaded = library.loaded(shown["item"], shown["device"])
+        moment = loaded.moment(shown["event"])
+        at, what = when(moment), what_happened(moment)
+        quiet = html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7})
+        line = [html.Span(what), quiet], what, moment.events
+        if info and (info["item"], info["device"]) == (shown["item"], shown["device"]):
+            return (*line, *(no_update,) * 4)
+        # What of a recording stepping needs to know; once for each.
+        stops = stops_of(loaded)
         told = {
             "item": shown["item"],
             "device": shown["device"],
@@ -143,23 +153,7 @@ def register(app: dash.Dash, library: Library) -> None:
             "peaks": stops.peaks,
             "speeds": {key: [pause, steps] for key, (_, pause, steps) in SPEEDS.items()},
         }
-        return told, f"of {stops.events:,}", not stops.count("oom"), stops.events
-
-    @app.callback(
-        Output(f"{ID}-line", "children"),
-        Output(f"{ID}-line", "title"),
-        Output(f"{ID}-drawn", "data"),
-        Input(ids.SHOWN, "data"),
-    )
-    def say(shown: Optional[View]) -> Any:
-        if shown is None:
-            return no_update, no_update, no_update
-        loaded = library.loaded(shown["item"], shown["device"])
-        moment = loaded.moment(shown["event"])
-        at = when(moment)
-        what = what_happened(moment)
-        quiet = html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7})
-        return [html.Span(what), quiet], what, moment.events
+        return (*line, told, f"of {stops.events:,}", not stops.count("oom"), stops.events)
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),

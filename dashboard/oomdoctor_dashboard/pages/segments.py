@@ -17,6 +17,7 @@ from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.segments import segment_figure
+from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
@@ -49,7 +50,7 @@ def layout() -> Any:
     select: dict[str, Any] = {"size": "xs", "allowDeselect": False}
     return html.Div(
         [
-            dcc.Store(id=f"{ID}-shown"),
+            shown_store(ID),
             dcc.Store(id=f"{ID}-drawn"),
             dmc.Group(
                 gap="xs",
@@ -103,7 +104,7 @@ def layout() -> Any:
                                 clear_on_unhover=True,
                                 style={"display": "none"},
                                 config={
-                                    "displaylogo": False,
+                                    "displaylogo": False, "showSendToCloud": False,
                                     "doubleClick": "reset",
                                     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
                                     "toImageButtonOptions": {"filename": "oomdoctor-segments", "scale": 2},
@@ -136,11 +137,7 @@ def register(app: dash.Dash, library: Library) -> None:
     _register_options(app)
     _register_choosing(app, library)
 
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor_segments", "open"),
-        Output(f"{ID}-shown", "data"),
-        Input(ids.SHOWN, "data"),
-    )
+    open_gate(app, ID)
 
     @app.callback(
         Output(f"{ID}-graph", "figure"),
@@ -153,7 +150,7 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-holes", "checked"),
         Output(f"{ID}-stream", "data"),
         Output(f"{ID}-alone", "data"),
-        Input(f"{ID}-shown", "data"),
+        Input(shown_id(ID), "data"),
         State(f"{ID}-drawn", "data"),
         prevent_initial_call=True,
     )
@@ -204,6 +201,7 @@ def register(app: dash.Dash, library: Library) -> None:
         lines = [html.Div(first, style={"fontWeight": 600}), *(html.Div(line) for line in more)]
         style = {
             "fontSize": 11,
+            "color": "#1a202c",  # the tooltip is white in either theme
             "width": "max-content",
             "maxWidth": 420,
             "overflowWrap": "anywhere",
