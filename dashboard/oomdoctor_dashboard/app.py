@@ -255,9 +255,12 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Input("subject", "data"),
         Input("uploaded", "data"),
         Input("follow", "n_intervals"),
+        State("item", "value"),
     )
-    def choices(subject: Any, uploaded: Any, _: Any) -> Any:
-        if dash.ctx.triggered_id == "follow" and not library.refresh():
+    def choices(subject: Any, uploaded: Any, _: Any, chosen: Any) -> Any:
+        # An answer of ours may have been dropped while the page was being built: look after it.
+        is_right = not subject or chosen == subject["item"]
+        if dash.ctx.triggered_id == "follow" and not library.refresh() and is_right:
             return no_update, no_update, no_update, no_update
         items = item_choices(library)
         if subject is None:
