@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,89 @@ def test_the_other_device_and_the_other_run(tab: Tab, library: Library) -> None:
     )
     tab.drawn()
     assert "no out-of-memory error" in tab.text("#story")
+
+
+_LARGEST_HOLE = """() => {
+  const graph = document.querySelector('#segments-graph .js-plotly-plot');
+  const trace = graph._fullData.find(one => String(one.name).startsWith('hole'));
+  let best = 0;
+  for (let i = 0; i < trace.x.length; i++) { if (trace.x[i] > trace.x[best]) best = i; }
+  const {xaxis, yaxis} = graph._fullLayout;
+  graph.scrollIntoView({block: 'center'});
+  const frame = graph.getBoundingClientRect();
+  return [
+    frame.left + xaxis._offset + xaxis.l2p(trace.base[best] + trace.x[best] / 2),
+    frame.top + yaxis._offset + yaxis.l2p(trace.y[best]),
+  ];
+}"""
+
+
+def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
+    tab.open("?tab=segments")
+    tab.drawn()
+    tab.page.wait_for_selector("#segments-graph .barlayer path", timeout=60_000)
+    tab.page.wait_for_function(
+        "document.querySelector('#segments-graph .js-plotly-plot')._fullData?.length > 0"
+    )
+    tab.rest()
+    tab.page.mouse.click(*tab.page.evaluate(_LARGEST_HOLE))
+    tab.page.wait_for_function("location.search.includes('block')", timeout=60_000)
+    tab.rest()
+    told = state(library, library.loaded(library.items()[0].key, 0).events)
+    largest = max(told["holes"], key=lambda hole: hole["bytes"])
+    panel = tab.text("#segments-panel")
+    assert format_bytes(largest["bytes"]) in panel
+    assert hex(largest["address"]) in panel
+    by_address = {block["address"]: block for block in told["blocks"]}
+    for address in largest["pinned_by"][:3]:
+        assert format_bytes(by_address[address]["bytes"]) in panel
+
+
+def test_what_if_says_what_replay_says(tab: Tab) -> None:
+    tab.open("?tab=whatif")
+    tab.drawn()
+    tab.page.locator("#whatif-conf").fill("expandable_segments:True")
+    tab.page.locator("#whatif-conf").press("Enter")
+    tab.page.wait_for_function(
+        "document.querySelector('#whatif-headline').innerText.includes('survives')", timeout=60_000
+    )
+    tab.rest()
+    (snapshot,) = RUN.glob("processes/*/0001-oom.pickle")
+    command = ["replay", str(snapshot), "--device", "0", "--alloc-conf", "expandable_segments:True", "--json"]
+    capacity = tab.page.locator("#whatif-capacity").input_value()
+    done = subprocess.run(
+        [sys.executable, "-m", "oomdoctor", *command, "--capacity", capacity or "1200MiB"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (told,) = json.loads(done.stdout)["devices"]
+    figures = tab.text("#whatif-figures")
+    for name in ("peak_allocated_bytes", "peak_active_bytes", "final_allocated_bytes"):
+        assert format_bytes(told[name]) in figures
+    tab.page.locator("#whatif-search").click()
+    tab.page.wait_for_function(
+        "document.querySelector('#whatif-conclusion').innerText.includes('PYTORCH_CUDA_ALLOC_CONF')",
+        timeout=120_000,
+    )
+    tab.rest()
+
+
+def test_what_is_live_goes_into_a_file(tab: Tab, library: Library) -> None:
+    tab.open("?tab=live&event=7000")
+    tab.drawn()
+    with tab.page.expect_download() as download:
+        tab.page.locator("#live-csv").click()
+    rows = Path(download.value.path()).read_text().splitlines()
+    live = [block for block in state(library, 7000)["blocks"] if block["state"] != "inactive"]
+    assert len(rows) == 1 + len(live)
+
+
+def test_two_recordings_side_by_side(tab: Tab, library: Library) -> None:
+    other = library.items()[-1].key
+    tab.open(f"?tab=compare&other={other}")
+    tab.drawn()
+    tab.page.wait_for_selector("#compare-graph .scatterlayer .trace path", timeout=60_000)
+    tab.rest()
+    assert tab.text("#compare-verdict")
 
 
 def upload(tab: Tab, *files: Any) -> None:
