@@ -27,7 +27,7 @@ ALLOCATED, PENDING, HOLE, FREE = range(4)
 # So many rows fill a laptop's screen twice.
 MOST_ROWS = 60
 # More boxes than these take a browser longer than a person waits while stepping.
-MOST_BOXES = 1600
+MOST_BOXES = 1200
 # A row on the screen; what is less than one of these wide cannot be seen.
 PIXELS = 1200
 # Between segments that share a row, in rows.

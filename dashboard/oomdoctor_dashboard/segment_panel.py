@@ -6,6 +6,7 @@ import itertools
 from typing import Any, Optional
 
 import dash_mantine_components as dmc
+import numpy as np
 from dash import html
 
 from oomdoctor.allocator.moment import Moment
@@ -74,8 +75,27 @@ def summary(moment: Moment, basis: str) -> Any:
             ),
             _quiet(f"{basis}; as oomdoctor inspect --event {moment.events}"),
             _quiet("Click a block for its whole life, a hole for what pins it."),
+            *_largest_holes(moment),
         ],
     )
+
+
+def _largest_holes(moment: Moment, most: int = 5) -> list[Any]:
+    """The holes to look at first."""
+    layout = moment.layout
+    rows = np.flatnonzero(layout.in_hole)
+    if not len(rows):
+        return []
+    sizes = layout.blocks["size"][rows]
+    rows = rows[np.lexsort((rows, -sizes))[:most]]
+    buttons = [
+        _button(
+            f"{format_bytes(int(layout.blocks['size'][row]))} at {address_of(moment, row):#x}",
+            {"type": f"{_ID}-pick", "address": f"{address_of(moment, row):#x}"},
+        )
+        for row in rows.tolist()
+    ]
+    return [dmc.Text("Largest holes", size="xs", fw=600), dmc.Stack(buttons, gap=0, align="flex-start")]
 
 
 def panel(moment: Moment, lives: Lives, address: int, *, alone: bool) -> Any:

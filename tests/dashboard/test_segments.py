@@ -415,17 +415,25 @@ def test_page_draws_what_the_view_asks_for(loaded: Loaded) -> None:
     assert len(page.map_of(loaded, page.key_of(strange, loaded))) == len(drawn)
 
 
-def test_listed_segments_are_those_with_the_most_in_holes_first() -> None:
-    moment = of(
-        snapshot(
-            segment(BASE, live(20 * MIB)),
-            segment(BASE + 100 * MIB, live(10 * MIB), hole(10 * MIB)),
-            segment(BASE + 200 * MIB, live(4 * MIB), hole(16 * MIB)),
-        )
-    )
+def test_listed_segments_are_by_address_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = (20, 64, 32)
+    moment = of(snapshot(*(segment(BASE + i * 100 * MIB, live(size * MIB)) for i, size in enumerate(sizes))))
     values = [one["value"] for one in page.listed_segments(moment)]
-    assert values == [f"{BASE + i * 100 * MIB:#x}" for i in (2, 1, 0)]
-    assert [one["value"] for one in page.listed_segments(moment, 5)][-1] == "0x5"
+    assert values == [f"{BASE + i * 100 * MIB:#x}" for i in range(3)]
+    monkeypatch.setattr(page, "_LISTED", 2)
+    assert [one["value"] for one in page.listed_segments(moment)] == values[1:], "the two largest"
+    also = page.listed_segments(moment, BASE)
+    assert [one["value"] for one in also] == [*values[1:], values[0]]
+
+
+def test_largest_holes_are_offered(loaded: Loaded) -> None:
+    moment = loaded.moment(7800)
+    text = words(summary(moment, "replayed"))
+    holes = moment.holes_frame().sort_values("block_size", ascending=False)
+    assert len(holes) > 5
+    for address, size in zip(holes["address"][:3], holes["block_size"][:3]):
+        assert f"{format_bytes(size)} at {address:#x}" in text
+    assert f"{holes['address'].iloc[-1]:#x}" not in text
 
 
 def test_an_empty_device_and_a_state_without_history(tmp_path: Path) -> None:

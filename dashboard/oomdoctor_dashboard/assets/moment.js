@@ -21,6 +21,7 @@ window.dash_clientside = window.dash_clientside || {};
   const seen = {};
   // The number that the box was given last: it comes back as if it had been typed.
   let written = null;
+  let paused = null;
 
   function clicksOf(name, count) {
     const before = seen[name] || 0;
@@ -71,11 +72,15 @@ window.dash_clientside = window.dash_clientside || {};
       const ends = !known(view, info) || eventOf(view, info) >= info.events;
       const toggled = clicksOf("play", clicks) % 2 === 1;
       const off = ends || (toggled ? !stopped : stopped);
-      return [
+      const pause = info ? info.speeds[speed][0] : null;
+      // Whatever a callback returns is drawn again, and this one is called with each step.
+      const change = [
         off === stopped ? same() : off,
-        info ? info.speeds[speed][0] : same(),
-        off ? "Play" : "Pause",
+        pause === null || pause === paused ? same() : pause,
+        off === stopped ? same() : off ? "Play" : "Pause",
       ];
+      paused = pause === null ? paused : pause;
+      return change;
     },
   };
 

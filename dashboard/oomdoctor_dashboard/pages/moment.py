@@ -52,7 +52,6 @@ def layout() -> Any:
         children=[
             dcc.Store(id=f"{ID}-info"),
             dcc.Store(id=f"{ID}-ask"),
-            dcc.Store(id=f"{ID}-drawn"),
             dcc.Interval(id=f"{ID}-tick", interval=500, disabled=True),
             dmc.Group(
                 gap="xs",
@@ -126,7 +125,7 @@ def register(app: dash.Dash, library: Library) -> None:
     @app.callback(
         Output(f"{ID}-line", "children"),
         Output(f"{ID}-line", "title"),
-        Output(f"{ID}-drawn", "data"),
+        Output(f"{ID}-line", "data-event"),
         Output(f"{ID}-info", "data"),
         Output(f"{ID}-of", "children"),
         Output(f"{ID}-oom", "disabled"),
@@ -188,7 +187,7 @@ def _register_browser(app: dash.Dash) -> None:
         State(f"{ID}-info", "data"),
         State(f"{ID}-by", "value"),
         State(f"{ID}-speed", "value"),
-        State(f"{ID}-drawn", "data"),
+        State(f"{ID}-line", "data-event"),
         prevent_initial_call=True,
     )
     app.clientside_callback(

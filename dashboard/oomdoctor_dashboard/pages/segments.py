@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, Optional
 
@@ -28,8 +29,8 @@ from oomdoctor_dashboard.view import View, changed, options_of, with_options
 ID, TITLE = "segments", "Segments"
 
 _POOLS = (("", "all pools"), ("large", "large pool"), ("small", "small pool"), ("private", "private pools"))
-# Of a device with thousands of segments those with the most in holes.
-_LISTED = 100
+# Of a device with thousands of segments the largest.
+_LISTED = 300
 # Maps that stay at hand: several people may look at one recording.
 _KEPT = 8
 _HELP = (
@@ -65,7 +66,7 @@ def layout() -> Any:
                         data=[{"value": "all", "label": "all streams"}],
                     ),
                     dmc.Select(
-                        id=f"{ID}-alone", w=290, value="all", searchable=True, limit=_LISTED, **select,
+                        id=f"{ID}-alone", w=290, value="all", searchable=True, limit=100, **select,
                         data=[{"value": "all", "label": "all segments"}], **{"aria-label": "Segment"},
                     ),
                     dmc.Select(
@@ -155,12 +156,13 @@ def register(app: dash.Dash, library: Library) -> None:
         prevent_initial_call=True,
     )
     def draw(shown: Optional[View], drawn: Any) -> Any:
-        """All of the page at once: one request for each step."""
+        """All of the page at once: one request for each step, and in the answer only what is new."""
         if shown is None or shown["tab"] != ID:
             return (no_update,) * 13
         loaded = library.loaded(shown["item"], shown["device"])
         key = key_of(shown, loaded)
-        if key == drawn:
+        before = drawn or {}
+        if before.get("key") == key:
             return (no_update,) * 13
         found = map_of(loaded, key)
         moment, options = found.moment, key["options"]
@@ -169,12 +171,23 @@ def register(app: dash.Dash, library: Library) -> None:
             beside = summary(moment, basis_of(loaded, moment))
         else:
             beside = panel(moment, lives_of(loaded), address, alone=bool(options.get("alone")))
+        figure, none = no_update, None
         if len(found):
             figure = figure_of(loaded, found, key)
-            pictured = figure, {"height": figure.layout.height}, None
+            style = {"height": figure.layout.height}
         else:
-            pictured = no_update, _HIDDEN, _nothing(moment, _filter(key))
-        return (*pictured, key, False, beside, *_controls(moment, options))
+            style, none = _HIDDEN, _nothing(moment, _filter(key))
+        controls = _controls(moment, options)
+        now = {"key": key, "style": style, "controls": _digest(controls)}
+        return (
+            figure,
+            no_update if before.get("style") == style else style,
+            no_update if before.get("style") == style and none is None else none,
+            now,
+            False,
+            beside,
+            *((no_update,) * len(controls) if before.get("controls") == now["controls"] else controls),
+        )
 
     app.clientside_callback(
         ClientsideFunction("oomdoctor_segments", "where"),
@@ -190,8 +203,8 @@ def register(app: dash.Dash, library: Library) -> None:
         State(f"{ID}-drawn", "data"),
         prevent_initial_call=True,
     )
-    def hover(data: Any, key: Any) -> Any:
-        box = _box(data)
+    def hover(data: Any, drawn: Any) -> Any:
+        box, key = _box(data), (drawn or {}).get("key")
         if box is None or key is None or not library.is_loaded(key["item"], key["device"]):
             return False, no_update
         found = map_of(library.loaded(key["item"], key["device"]), key)
@@ -268,6 +281,11 @@ def lives_of(loaded: Loaded) -> Lives:
 def basis_of(loaded: Loaded, moment: Moment) -> str:
     """What a moment's figures stand on, as ``inspect`` has it."""
     return "recorded" if moment.events == loaded.events and loaded.device.agrees else "replayed"
+
+
+def _digest(value: Any) -> str:
+    """Short, and the same for the same value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def _fullest(loaded: Loaded) -> Moment:
@@ -377,20 +395,12 @@ def _controls(moment: Moment, options: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def listed_segments(moment: Moment, also: Optional[int] = None) -> list[dict[str, str]]:
-    """Segments to choose from: those with the most bytes in holes, then the largest; and ``also``."""
-    layout = moment.layout
-    if not layout.segments:
-        return [] if also is None else [{"value": f"{also:#x}", "label": f"{also:#x}, not there"}]
-    starts, sizes = bounds(layout)
-    holes = layout.per_segment(np.where(layout.in_hole, layout.blocks["size"], 0))
-    order = np.lexsort((starts, -sizes, -holes))[:_LISTED].tolist()
+    """Segments to choose from, by address: the largest where there are many; and ``also``."""
+    starts, sizes = bounds(moment.layout)
+    rows = np.sort(np.argsort(-sizes, kind="stable")[:_LISTED])
     out = [
-        {
-            "value": f"{int(starts[i]):#x}",
-            "label": f"{int(starts[i]):#x}  {format_bytes(int(sizes[i]))}"
-            + (f", {format_bytes(int(holes[i]))} in holes" if holes[i] else ""),
-        }
-        for i in order
+        {"value": f"{start:#x}", "label": f"{start:#x}  {format_bytes(size)}"}
+        for start, size in zip(starts[rows].tolist(), sizes[rows].tolist())
     ]
     if also is not None and f"{also:#x}" not in {one["value"] for one in out}:
         out.append({"value": f"{also:#x}", "label": f"{also:#x}"})
@@ -405,8 +415,8 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def click(data: Any, key: Any, view: Optional[View]) -> Any:
-        box = _box(data)
+    def click(data: Any, drawn: Any, view: Optional[View]) -> Any:
+        box, key = _box(data), (drawn or {}).get("key")
         if box is None or view is None or key is None or not library.is_loaded(key["item"], key["device"]):
             return no_update
         found = map_of(library.loaded(key["item"], key["device"]), key)
