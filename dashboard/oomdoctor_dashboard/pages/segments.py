@@ -24,7 +24,7 @@ from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
 from oomdoctor_dashboard.segment_panel import panel, row_at, summary
 from oomdoctor_dashboard.segment_words import box_lines
-from oomdoctor_dashboard.view import View, changed, options_of, with_options
+from oomdoctor_dashboard.view import View, options_of, with_options
 
 ID, TITLE = "segments", "Segments"
 
@@ -429,7 +429,9 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
             return with_options(view, ID, alone=f"{start:#x}")
         return with_options(view, ID, block=f"{int(layout.blocks['ptr'][block]):#x}")
 
-    @app.callback(
+    # The panel's buttons: to another block, to one segment alone, to another moment.
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_segments", "follow"),
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input({"type": f"{ID}-pick", "address": ALL, "n": ALL}, "n_clicks"),
         Input({"type": f"{ID}-alone", "address": ALL, "n": ALL}, "n_clicks"),
@@ -437,13 +439,3 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def follow(_: Any, __: Any, ___: Any, view: Optional[View]) -> Any:
-        """The panel's buttons: to another block, to one segment alone, to another moment."""
-        asked = dash.ctx.triggered_id
-        # Buttons that appear trigger as well; nobody has clicked those.
-        if view is None or not asked or not any(one["value"] for one in dash.ctx.triggered):
-            return no_update
-        if asked["type"] == f"{ID}-go":
-            return changed(view, event=int(asked["event"]))
-        name = "block" if asked["type"] == f"{ID}-pick" else "alone"
-        return with_options(view, ID, **{name: asked["address"] or None})
