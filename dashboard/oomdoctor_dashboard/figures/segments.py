@@ -22,7 +22,7 @@ _STATE = {
 # Above so many lines the addresses at the left would run into one another.
 _MARGIN = {"l": 112, "r": 12, "b": 24}
 # Names of stacks are long.
-_LEGEND_COLUMNS = 4
+_LEGEND_LETTERS = 44
 # A box narrower than this part of a line has no room for a border.
 _BORDERED = 1 / 240
 
@@ -62,10 +62,10 @@ def segment_figure(
         ]
         if parts:
             traces.append(_frames(parts, colour, 2.5, name))
-    shown = sum(len(trace.x) > 0 for trace in traces if trace.showlegend is not False)
-    legend_rows = -(-shown // _LEGEND_COLUMNS)
+    named = [trace.name for trace in traces if trace.showlegend]
+    columns = 2 if any(len(name) > 30 for name in named) else 3
     # All at once: adding traces and layout one by one takes a multiple of the time.
-    return go.Figure(data=traces, layout=_layout(drawn, theme, legend_rows))
+    return go.Figure(data=traces, layout=_layout(drawn, theme, -(-len(named) // columns), columns))
 
 
 def height_of(lines: int, legend_rows: int = 1) -> int:
@@ -75,7 +75,7 @@ def height_of(lines: int, legend_rows: int = 1) -> int:
 
 
 def _top(legend_rows: int) -> int:
-    return 12 + 19 * legend_rows
+    return 14 + 19 * max(legend_rows, 1)
 
 
 def _looks(
@@ -109,7 +109,8 @@ def _bars(
         }
     return go.Bar(
         orientation="h",
-        name=f"{name} {format_bytes(total)}" if len(boxes) else f"{name} 0",
+        name=f"{_short(name)} {format_bytes(total)}",
+        showlegend=len(boxes) > 0,
         x=drawn.bytes[boxes].astype(np.float64),
         base=drawn.start[boxes].astype(np.float64),
         y=drawn.line[boxes].astype(np.int16),
@@ -152,7 +153,7 @@ def _frames(parts: Sequence[tuple[int, float, float]], colour: str, thick: float
     )
 
 
-def _layout(drawn: SegmentMap, theme: str, legend_rows: int) -> dict[str, Any]:
+def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> dict[str, Any]:
     values, texts = colours.byte_ticks(drawn.row_bytes, 8)
     lines, labels = _labels(drawn)
     base = colours.layout(theme)
@@ -163,7 +164,20 @@ def _layout(drawn: SegmentMap, theme: str, legend_rows: int) -> dict[str, Any]:
         "height": height_of(drawn.lines, legend_rows),
         "margin": {**_MARGIN, "t": _top(legend_rows)},
         "hovermode": "closest",
-        "legend": {**base["legend"], "itemclick": False, "itemdoubleclick": False, "y": 1.0, "x": 0.0},
+        "legend": {
+            **base["legend"],
+            "itemclick": False,
+            "itemdoubleclick": False,
+            # In columns at the very top, where the margin has room for as many lines: plotly's own choice
+            # of a place runs into the map.
+            "yref": "container",
+            "yanchor": "top",
+            "y": 1.0,
+            "x": 0.0,
+            "entrywidth": 0.94 / columns,
+            "entrywidthmode": "fraction",
+            "font": {"size": 11},
+        },
         "xaxis": {
             **base["xaxis"],
             "range": [-drawn.row_bytes * 0.002, drawn.line_bytes * 1.002],
@@ -213,3 +227,7 @@ def _labels(drawn: SegmentMap) -> tuple[list[int], list[str]]:
 
 def _segments(number: int) -> str:
     return f"{number:,} segment" + ("" if number == 1 else "s")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LEGEND_LETTERS else f"{name[: _LEGEND_LETTERS - 1]}…"
