@@ -186,7 +186,7 @@ def _tabs(pages: dict[str, ModuleType]) -> Any:
     return dmc.Tabs(
         id="tabs",
         value=DEFAULT["tab"],
-        keepMounted=True,
+        keepMounted=False,  # every component on the page hears of every change
         activateTabWithKeyboard=False,  # the arrows step
         children=[
             dmc.TabsList([dmc.TabsTab(pages[name].TITLE, value=name) for name in TABS]),
