@@ -609,8 +609,11 @@ def release_available_cached_blocks(heap: Heap, pool: int, stream: int, size: in
     at = lower_bound(heap, pool, stream, key_size, _FIRST, _FIRST)
     found = at < heap.stats[0].free
     if found:
-        block = heap.blocks[heap.free_blocks[at].block]
+        b = heap.free_blocks[at].block
+        block = heap.blocks[b]
         found = block.pool == pool and block.stream == stream and block.expandable_segment == NULL
+        # Under these settings no block so large is ever split; what was there before may be of others.
+        found = found and not is_split(heap, b)
     if found:
         release_block(heap, heap.free_blocks[at].block, _RELEASE_AVAILABLE)
         return True
@@ -625,7 +628,7 @@ def release_available_cached_blocks(heap: Heap, pool: int, stream: int, size: in
         if block.size < max_split_size or block.stream != stream:
             break
         is_first = at == first
-        if block.expandable_segment == NULL:
+        if block.expandable_segment == NULL and not is_split(heap, b):
             total_released += block.size
             release_block(heap, b, _RELEASE_AVAILABLE)
         if is_first:
