@@ -64,17 +64,23 @@ def record(flat: Requests, python: str, path: Path) -> None:
     assert result["error"] is None, result
 
 
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for: not those of a cluster."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def search(
     name: str, recording: tuple[Place, DeviceHistory], opened: AbstractContextManager[Map]
 ) -> tuple[str, int]:
     """The answer, as JSON, and how many replays it took."""
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), cpu_seconds()
     with opened as mapped:
         counted = Counted(mapped)
         advice: Advice = advise([recording], counted)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
     print(
-        f"  {name:34s}{seconds:8.1f} s  {len(advice.tried):,} settings that differ,"
+        f"  {name:34s}{seconds:8.1f} s ({cpu:.1f} s of CPU)  {len(advice.tried):,} settings that differ,"
         f" {counted.tasks:,} replays, {counted.tasks / seconds:.1f} a second",
         flush=True,
     )

@@ -10,7 +10,7 @@ from oomdoctor.advice.again import Again
 from oomdoctor.advice.conflicts import conflicts, doubts
 from oomdoctor.advice.evaluate import Place
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
-from oomdoctor.advice.prove import Proof, prove, why_unprovable
+from oomdoctor.advice.prove import Proof, ProveOn, ground_for, prove, room_of, why_unprovable
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.advice.shortfall import Shortfall, shortfall
@@ -186,11 +186,14 @@ def _why(best: Optional[Tried], current: Tried) -> str:
     return f"{current.retries - best.retries} retries fewer"
 
 
-def proved(advice: Advice, python: str) -> Advice:
+def proved(advice: Advice, python: str, on: ProveOn = "auto") -> Advice:
     """The same advice, with the current and the recommended settings driven through the real allocator.
 
+    Args:
+        on: a CUDA device, an emulated one, or the first if there is one to use.
+
     Raises:
-        EmulatorError: there is no torch that can be used.
+        EmulatorError: there is no torch that can be used, or no such device.
     """
     chosen = [advice.current]
     for one in (advice.best, advice.max_split.tried):
@@ -199,13 +202,22 @@ def proved(advice: Advice, python: str) -> Advice:
     chosen += [one for one in frontier(advice.tried)[:2] if one not in chosen]
     proofs: dict[tuple[int, str], Proof] = {}
     unproved: dict[int, str] = {}
-    for number, (device, capacity) in enumerate(zip(advice.devices, advice.capacities)):
+    provable = []
+    for number, device in enumerate(advice.devices):
         reason = why_unprovable(device)
-        if reason is not None:
+        if reason is None:
+            provable.append(number)
+        else:
             unproved[number] = reason
-            continue
-        conditions = device.conditions(capacity)
+    if not provable:
+        return replace(advice, proofs=proofs, unproved=unproved)
+    rooms = [
+        room_of(advice.capacities[number], [one.outcomes[number] for one in chosen]) for number in provable
+    ]
+    ground = ground_for(rooms, python, on)
+    for number in provable:
+        conditions = advice.devices[number].conditions(advice.capacities[number])
         settings = [(one.alloc_conf, one.outcomes[number]) for one in chosen]
-        for proof in prove(device, settings, conditions, python):
+        for proof in prove(advice.devices[number], settings, conditions, python, ground):
             proofs[(number, proof.alloc_conf)] = proof
     return replace(advice, proofs=proofs, unproved=unproved)

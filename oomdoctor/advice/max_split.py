@@ -65,7 +65,12 @@ def answer(
 
 
 def _how_it_helps(best: Tried, current: Tried, alone: Sequence[Tried]) -> str:
-    others = [one.alloc_conf[len(_KEY) :] for one in alone if is_better(one, current)]
+    # Where one survives, to come a little further is no help beside it.
+    others = [
+        one.alloc_conf[len(_KEY) :]
+        for one in alone
+        if one.survives == best.survives and is_better(one, current)
+    ]
     also = (
         f" {len(others)} of the {len(alone)} values that differ here help: {', '.join(others[:8])}."
         if len(others) > 1

@@ -1,12 +1,14 @@
 """The real allocator, given the recorded requests under a setting: its own figures beside the replay's.
 
-A subprocess under the torch at hand, on an emulated device: kernels do not run, the allocator is PyTorch's.
+A subprocess under the torch at hand, on a CUDA device with the room for it, else on an emulated one. No
+kernel runs; the allocator is PyTorch's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from oomdoctor.allocator.configure import Conditions
 from oomdoctor.allocator.loading import DeviceHistory
@@ -20,7 +22,14 @@ from oomdoctor.allocator.requests import (
     OP_FREE_REQUESTED,
 )
 from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.errors import EmulatorError
 from oomdoctor.units import GIB
+
+if TYPE_CHECKING:
+    from oomdoctor.emulator.real_device import RealDevice
+
+ProveOn = Literal["auto", "device", "emulated"]
+GRANULE = 2 << 20
 
 # What both must have in common to count as proof. Allocated bytes differ where a free waited for another
 # stream: it is driven when it completed.
@@ -35,6 +44,27 @@ COMPARED = (
 
 
 @dataclass(frozen=True)
+class Ground:
+    """On what is to be proved.
+
+    Attributes:
+        device: a real one; None: an emulated one.
+        why_not: what keeps a real one that is there from being used.
+        falls_back: whether an emulated one serves where the real one fails.
+    """
+
+    device: Optional[RealDevice] = None
+    why_not: Optional[str] = None
+    falls_back: bool = True
+
+    def __str__(self) -> str:
+        return "an emulated device" if self.device is None else str(self.device)
+
+
+EMULATED = Ground()
+
+
+@dataclass(frozen=True)
 class Proof:
     """What the real allocator did.
 
@@ -43,7 +73,9 @@ class Proof:
         torch: its release, "2.15".
         figures: its own statistics, by the names of ``replay --json``.
         failed_at: index of the allocation that it had no memory for; None.
-        differences: where the replay says otherwise: name to (replayed, real). Empty: proved.
+        differences: where the replay says otherwise: name to (replayed, real).
+        ground: on what.
+        disturbed: what gave it another capacity than it was to have, in words; None: nothing.
     """
 
     alloc_conf: str
@@ -51,10 +83,39 @@ class Proof:
     figures: dict[str, int]
     failed_at: Optional[int]
     differences: dict[str, tuple[Any, Any]]
+    ground: Ground = EMULATED
+    disturbed: Optional[str] = None
 
     @property
     def agrees(self) -> bool:
-        return not self.differences
+        return not self.differences and self.disturbed is None
+
+
+def ground_for(rooms: Sequence[int], python: str, on: ProveOn) -> Ground:
+    """Where to prove what takes ``rooms``, bytes each.
+
+    Raises:
+        EmulatorError: it is to be a real device, and there is none that can be used.
+    """
+    from oomdoctor.emulator.real_device import find_device
+
+    if on == "emulated":
+        return EMULATED
+    found = find_device(python, max(rooms, default=0), idle=on == "auto")
+    if found.device is None and on == "device":
+        raise EmulatorError(
+            "there is no CUDA device to prove on",
+            where="--prove-on device",
+            why=found.why_not or "the torch that was asked sees none",
+            next_step="leave the option out: an emulated device, with PyTorch's own allocator, does it too",
+        )
+    return Ground(found.device, found.why_not, falls_back=on == "auto")
+
+
+def room_of(capacity: Optional[int], outcomes: Sequence[Outcome]) -> int:
+    """What a device has to have free, bytes: the capacity, or without an end what is reserved at most."""
+    most = max((outcome.peak_reserved_bytes for outcome in outcomes), default=0)
+    return most if capacity is None else capacity
 
 
 def why_unprovable(device: DeviceHistory) -> Optional[str]:
@@ -96,6 +157,7 @@ def prove(
     settings: list[tuple[str, Outcome]],
     conditions: Conditions,
     python: str,
+    ground: Ground = EMULATED,
 ) -> list[Proof]:
     """Drive the recorded requests under each of ``settings``, and compare with what the replay said of it.
 
@@ -114,21 +176,43 @@ def prove(
     most = max((outcome.peak_reserved_bytes for _, outcome in settings), default=0)
     # As the replay has it: expandable segments reserve address space by it, and can come to its end.
     total = conditions.total_memory or conditions.capacity or max(2 * most, 4 * GIB)
-    total = -(-max(total, conditions.capacity or 0) // (2 << 20)) * (2 << 20)
+    total = -(-max(total, conditions.capacity or 0) // GRANULE) * GRANULE
     ops = operations(device)
-    jobs = [
-        {
-            "program": {
-                "ops": ops,
-                "settings": text,
-                "capacity": conditions.capacity,
-                "memory_fraction": _fraction(text, device, conditions),
+
+    def jobs(texts: list[str], of: int) -> list[dict[str, Any]]:
+        """The programs, on a device of so much memory."""
+        return [
+            {
+                "program": {
+                    "ops": ops,
+                    "settings": text,
+                    "capacity": conditions.capacity,
+                    "memory_fraction": _rescaled(_fraction(text, device, conditions), total, of),
+                }
             }
-        }
-        for text, _ in settings
-    ]
-    results = drive(python, jobs, devices=EmulatedDevices((total,), context_bytes=0))
-    return [_proof(text, torch, result, outcome) for (text, outcome), result in zip(settings, results)]
+            for text in texts
+        ]
+
+    texts = [text for text, _ in settings]
+    results: dict[str, tuple[dict[str, Any], Ground]] = {}
+    if ground.device is not None:
+        driven = drive(python, jobs(texts, ground.device.total_bytes), on=ground.device)
+        results = {text: (result, ground) for text, result in zip(texts, driven)}
+    failed = [text for text in texts if text not in results or _trouble(results[text][0])]
+    if failed and (ground.device is None or ground.falls_back):
+        driven = drive(python, jobs(failed, total), devices=EmulatedDevices((total,), context_bytes=0))
+        for text, result in zip(failed, driven):
+            why = _trouble(results[text][0]) if text in results else ground.why_not
+            results[text] = (result, Ground(None, why))
+    return [_proof(text, torch, *results[text], outcome) for text, outcome in settings]
+
+
+def _rescaled(fraction: Optional[float], total: int, of: int) -> Optional[float]:
+    """What of another device's memory is the same limit; at most all of it."""
+    if fraction is None or of == total:
+        return fraction
+    # PyTorch cuts the product off.
+    return min((int(fraction * total) + 0.5) / of, 1.0)
 
 
 def _fraction(text: str, device: DeviceHistory, conditions: Conditions) -> Optional[float]:
@@ -139,10 +223,16 @@ def _fraction(text: str, device: DeviceHistory, conditions: Conditions) -> Optio
     return fraction if fraction < 1.0 else None
 
 
-def _proof(text: str, torch: str, result: dict[str, Any], outcome: Outcome) -> Proof:
+def _trouble(result: dict[str, Any]) -> Optional[str]:
+    """What kept a program from being run to its end, in a line."""
     trouble = result.get("error") or result.get("unsupported")
+    return str(trouble).strip().splitlines()[-1] if trouble else None
+
+
+def _proof(text: str, torch: str, result: dict[str, Any], ground: Ground, outcome: Outcome) -> Proof:
+    trouble = _trouble(result)
     if trouble:
-        return Proof(text, torch, {}, None, {"run": ("ran", str(trouble).strip().splitlines()[-1])})
+        return Proof(text, torch, {}, None, {"run": ("ran", trouble)}, ground)
     figures = {name: int(result[name]) for name in COMPARED}
     figures["peak_allocated_bytes"] = int(result["peak_allocated_bytes"])
     failed = result["first_oom"] and int(result["first_oom"]["event_alloc_index"])
@@ -154,4 +244,4 @@ def _proof(text: str, torch: str, result: dict[str, Any], outcome: Outcome) -> P
     ours = outcome.first_oom and outcome.first_oom.alloc_index
     if ours != failed:
         differences["first_oom"] = (ours, failed)
-    return Proof(text, torch, figures, failed, differences)
+    return Proof(text, torch, figures, failed, differences, ground, result.get("disturbed"))

@@ -14,6 +14,9 @@ from typing import Optional
 from oomdoctor.advice.candidates import count_of_keys, mildness
 from oomdoctor.allocator.replay import Outcome
 
+# In how many halvings the least capacity is looked for, between what is in use and what is reserved.
+HALVINGS = 7
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -101,7 +104,10 @@ def ranked(tried: Sequence[Tried], always: Sequence[str] = ()) -> list[Tried]:
 
 
 def is_better(one: Tried, other: Tried) -> bool:
-    """Whether a setting is worth changing to: it survives, comes further, or leaves a fiftieth more room."""
+    """Whether a setting is worth changing to.
+
+    It survives, comes further, leaves a fiftieth more room, or retries less and needs no more.
+    """
     scale = scale_of((one, other))
     if bool(one.needs) != bool(other.needs):
         one, other = replace(one, needs=()), replace(other, needs=())
@@ -111,7 +117,15 @@ def is_better(one: Tried, other: Tried) -> bool:
         return one.reached > other.reached
     if abs(one.headroom - other.headroom) > scale:
         return one.headroom > other.headroom
+    if one.needs and one.headroom + _exactness((one, other)) < other.headroom:
+        return False  # fewer retries are no reason to need more
     return one.retries < other.retries
+
+
+def _exactness(tried: Sequence[Tried]) -> int:
+    """To how many bytes the least capacities are known: they were found by halving."""
+    widths = (o.peak_reserved_bytes - o.peak_active_bytes for one in tried for o in one.outcomes)
+    return max(max(widths, default=0), 0) >> HALVINGS
 
 
 def frontier(tried: Sequence[Tried]) -> list[Tried]:

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Callable, Optional, Protocol
 
-from oomdoctor.advice.candidates import combined_settings, kinds, single_settings
+from oomdoctor.advice.candidates import EXPANDABLE, combined_settings, kinds, single_settings
 from oomdoctor.advice.evaluate import Place, Task, evaluate, forget, keep
-from oomdoctor.advice.ranking import Tried, ranked
+from oomdoctor.advice.ranking import HALVINGS, Tried, ranked
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.replay import Outcome
 
 # How many settings that did well alone are tried together.
 _PAIRED = 6
-# Of how many the least capacity is looked for that they survive, and in how many halvings.
-_FINALISTS, _HALVINGS = 10, 7
+# Of how many the least capacity is looked for that they survive; how many of them are simply the best so far.
+_FINALISTS, _AS_RANKED = 10, 4
 
 Progress = Callable[[int, int], None]
 
@@ -125,6 +125,20 @@ def _share(recordings: Sequence[tuple[Place, DeviceHistory, Optional[int]]]) -> 
     return min(shares)
 
 
+def _finalists(tried: list[Tried]) -> list[Tried]:
+    """In which order they deserve a closer look.
+
+    What is reserved at a capacity says little of what is needed, of expandable segments least of all, and
+    settings of one kind do much the same. So after the best come the best of these and of each kind.
+    """
+    expandable = [one for one in tried if EXPANDABLE in one.alloc_conf][:1]
+    first: dict[frozenset[str], Tried] = {}
+    for one in tried:
+        first.setdefault(frozenset(kinds(one.alloc_conf)), one)
+    order = [*tried[:_AS_RANKED], *expandable, *first.values(), *tried]
+    return list({one.alloc_conf: one for one in order}.values())
+
+
 def _with_needs(
     tried: list[Tried],
     recordings: Sequence[tuple[Place, DeviceHistory, Optional[int]]],
@@ -135,14 +149,14 @@ def _with_needs(
 
     A recording ends where it ran out of memory, and what survives that alone may do so by little.
     """
-    finalists = [one for one in tried if one.survives]
+    finalists = _finalists([one for one in tried if one.survives])
     # The best value of max_split_size_mb is answered for by name.
     split = [t.alloc_conf for t in finalists if kinds(t.alloc_conf) == {"max_split_size_mb"}][:1]
     wanted = {*always, *split}
     finalists = finalists[:_FINALISTS] + [one for one in finalists[_FINALISTS:] if one.alloc_conf in wanted]
     low = {one.alloc_conf: [outcome.peak_active_bytes for outcome in one.outcomes] for one in finalists}
     high = {one.alloc_conf: [outcome.peak_reserved_bytes for outcome in one.outcomes] for one in finalists}
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         asked = [(one.alloc_conf, number) for one in finalists for number in range(len(recordings))]
         middles = [(low[text][number] + high[text][number]) // 2 for text, number in asked]
         tasks = [Task(recordings[number][0], text, size) for (text, number), size in zip(asked, middles)]

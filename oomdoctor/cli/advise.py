@@ -20,6 +20,7 @@ from oomdoctor.cli.recordings import (
 )
 
 if TYPE_CHECKING:
+    from oomdoctor.advice.prove import ProveOn
     from oomdoctor.allocator.loading import DeviceHistory
 
 
@@ -44,6 +45,14 @@ if TYPE_CHECKING:
 @click.option("--torch", metavar="VERSION", help="The PyTorch that recorded a bare snapshot.")
 @click.option(
     "--prove", "proves", is_flag=True, help="Drive the requests through the real allocator as well."
+)
+@click.option(
+    "--prove-on",
+    type=click.Choice(["auto", "device", "emulated"]),
+    default="auto",
+    metavar="WHERE",
+    help="With --prove: on a CUDA 'device', 'emulated', or 'auto', a device if one is idle and has the room."
+    " [default: auto]",
 )
 @click.option(
     "--rerun/--no-rerun",
@@ -71,6 +80,7 @@ def command(
     capacity: Optional[int],
     torch: Optional[str],
     proves: bool,
+    prove_on: ProveOn,
     reruns: bool,
     python: Optional[str],
     scheduler: Optional[str],
@@ -121,7 +131,7 @@ def command(
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     if proves:
-        advice = proved(advice, python or sys.executable)
+        advice = proved(advice, python or sys.executable, prove_on)
         if reruns and advice.steps is not None and was_rehearsed(path):
             if sys.stderr.isatty():
                 click.echo("oomdoctor: rehearsing the whole program again under the recommendation", err=True)

@@ -1,11 +1,12 @@
 """``advise --json``: the contract ``oomdoctor.advise/1``. Sizes are bytes.
 
 Added to it: ``why`` of a device where there is no recommendation, what a recording is of (``path``,
-``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``unproved``,
-``shortfall`` where memory runs out under the best setting too, ``notes``; of the recommendation the ``line``
-to paste, its ``variable`` and the commands that ``verify`` it; in ``metrics`` ``survives``,
-``headroom_bytes`` and ``least_capacity_bytes``; of candidates whether they are ``on_frontier``: none leaves
-more room and asks the driver less.
+``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``on`` what they
+were made, ``emulated`` or not and why, and what ``disturbed`` them, ``unproved``, ``shortfall`` where memory
+runs out under the best setting too, ``notes``; of the recommendation the ``line`` to paste, its ``variable``
+and the commands that ``verify`` it; in ``metrics`` ``survives``, ``headroom_bytes`` and
+``least_capacity_bytes``; of candidates whether they are ``on_frontier``: none leaves more room and asks the
+driver less.
 """
 
 from __future__ import annotations
@@ -100,7 +101,11 @@ def _device(advice: Advice, number: int) -> Json:
             {
                 "alloc_conf": proof.alloc_conf,
                 "torch": proof.torch,
+                "on": str(proof.ground),
+                "emulated": proof.ground.device is None,
+                "why_emulated": proof.ground.why_not,
                 "agrees": proof.agrees,
+                "disturbed": proof.disturbed,
                 "metrics": proof.figures,
                 "failed_alloc_index": proof.failed_at,
                 "differences": {name: list(pair) for name, pair in proof.differences.items()},

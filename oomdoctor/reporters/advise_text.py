@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from oomdoctor.advice.advise import Advice
+from oomdoctor.advice.prove import Proof
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.verify import pasteable
 from oomdoctor.diagnosis.settings_text import parse_options
@@ -60,16 +61,28 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
     lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
     if number in advice.unproved:
         lines += ["", filled(f"Not proved: {advice.unproved[number]}.")]
-    for (of, text), proof in advice.proofs.items():
-        if of == number and not proof.agrees:
-            name, (ours, real) = next(iter(proof.differences.items()))
-            lines.append(
-                filled(
-                    f"{text or 'The defaults'}: the real allocator says otherwise: {name} {real},"
-                    f" replayed {ours}."
-                )
-            )
+    lines += _proofs([proof for (of, _), proof in advice.proofs.items() if of == number])
     return "\n".join(lines)
+
+
+def _proofs(proofs: Sequence[Proof]) -> list[str]:
+    """On what the real allocator ran, and where it says otherwise."""
+    lines = []
+    for ground in dict.fromkeys(proof.ground for proof in proofs):
+        which = [proof for proof in proofs if proof.ground == ground]
+        names = ""
+        if len(which) < len(proofs):
+            names = f" {', '.join(proof.alloc_conf or 'the defaults' for proof in which)}:"
+        why = f" ({ground.why_not})" if ground.why_not else ""
+        lines.append(filled(f"The real allocator ran{names} on {ground}{why}."))
+    for proof in proofs:
+        name = proof.alloc_conf or "The defaults"
+        if proof.disturbed is not None:
+            lines.append(filled(f"{name}: not proved, since it was disturbed: {proof.disturbed}."))
+        elif not proof.agrees:
+            key, (ours, real) = next(iter(proof.differences.items()))
+            lines.append(filled(f"{name}: the real allocator says otherwise: {key} {real}, replayed {ours}."))
+    return ["", *lines] if lines else []
 
 
 def _shown(advice: Advice) -> list[Tried]:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from oomdoctor.advice.candidates import mildness, single_settings
 from oomdoctor.advice.max_split import answer
-from oomdoctor.advice.ranking import Tried, ranked
+from oomdoctor.advice.ranking import Tried, is_better, ranked
+from oomdoctor.advice.search import _finalists
 from oomdoctor.allocator.loading import load_device
-from oomdoctor.allocator.replay import Outcome
+from oomdoctor.allocator.replay import FirstOom, Outcome
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.run.sources import SnapshotSource
 from oomdoctor.snapshot import snapshot_from_plain
@@ -65,6 +66,38 @@ def test_less_needed_is_told_where_the_peak_is_no_lower() -> None:
     said = answer([current, better], current, [])
     assert said.helps
     assert said.why == "the run survives with 1.00 GiB less."
+
+
+def test_fewer_retries_are_no_reason_to_need_more() -> None:
+    current = replace(tried("", num_alloc_retries=2), needs=(2000 * MIB,))
+    once = replace(tried("max_split_size_mb:32", num_alloc_retries=1), needs=(2040 * MIB,))
+    assert not is_better(once, current)
+    # Both are known to a 128th of what lies between use and reservation, 1 GiB here.
+    assert is_better(replace(once, needs=(2008 * MIB,)), current)
+    assert not is_better(replace(once, needs=(2009 * MIB,)), current)
+    assert is_better(replace(once, needs=()), replace(current, needs=()))
+
+
+def test_values_that_die_a_little_later_are_not_counted_beside_one_that_survives() -> None:
+    failed = FirstOom(alloc_index=10, event=30, requested_bytes=MIB)
+    current = replace(tried(""), outcomes=(replace(PEAKS, first_oom=failed),))
+    later = replace(
+        tried("max_split_size_mb:128"), outcomes=(replace(PEAKS, first_oom=replace(failed, event=40)),)
+    )
+    both = [tried("max_split_size_mb:32"), tried("max_split_size_mb:64", num_device_alloc=12)]
+    said = answer([current, *both, later], current, [])
+    assert said.why.endswith("2 of the 3 values that differ here help: 32, 64.")
+    assert answer([current, later], current, []).helps
+
+
+def test_the_best_of_each_kind_gets_a_closer_look() -> None:
+    garbage = [f"garbage_collection_threshold:0.{n},per_process_memory_fraction:0.9" for n in range(1, 7)]
+    split = [f"max_split_size_mb:{size}" for size in (32, 64)]
+    expandable = [f"expandable_segments:True,{one}" for one in split]
+    several = [tried(text) for text in [*garbage, *split, *expandable]]
+    assert texts(_finalists(several)) == [
+        *garbage[:4], expandable[0], split[0], *garbage[4:], split[1], expandable[1]
+    ]  # fmt: skip
 
 
 def test_garbage_is_collected_under_a_fraction_of_what_pytorch_has() -> None:

@@ -1,6 +1,9 @@
 """Runs allocation programs through PyTorch's caching allocator, and tells what it did.
 
-    python drive_allocator.py JOBS.json RESULTS.jsonl
+    python drive_allocator.py JOBS.json RESULTS.jsonl [ballast]
+
+With ``ballast`` the device is taken for a real one, of which nothing can be set: all of its memory but a
+program's capacity is taken while the program runs.
 
 JOBS is a list of jobs, RESULTS gets one line a job. A job is
 ``{"program": {...}, "history": {"max_entries": N, "stacks": false}, "snapshot": PATH, "timeline": true,
@@ -65,6 +68,9 @@ class Unsupported(Exception):
 class EmulatedDevice:
     """What can be set on an emulated device while a process runs; on a real one, nothing can."""
 
+    # What changed the room of the program that ran last; None: nothing.
+    disturbed: Any = None
+
     def __init__(self) -> None:
         library = ctypes.CDLL(None)
         self._library = library if hasattr(library, "oomdoctor_set_capacity") else None
@@ -93,6 +99,110 @@ class EmulatedDevice:
         order = ADDRESS_ORDERS.index(job.get("address_order", "rising"))
         fresh = int(job.get("fresh_addresses", False))
         self._library.oomdoctor_set_addresses(order, fresh, ctypes.c_uint64(job.get("seed", 0)))
+
+
+GRANULE = 2 << 20  # devices hand out pages of this size
+
+
+class RealDevice:
+    """A device with other memory than a program is to have: what is over is taken, as ballast.
+
+    What ``cudaMemGetInfo`` calls free cannot all be had, and page tables take some too. So the room is made
+    by allocating: the capacity in one piece, then everything else, then the capacity is given back.
+    """
+
+    def __init__(self) -> None:
+        self._library = runtime_library()
+        self._ballast: list[Any] = []
+        self._room = 0  # what the last program had, bytes; 0: all there was
+        self._free = 0  # as the device counts, when the program began
+        self.disturbed: Any = None
+
+    def _take(self, size: int) -> Any:
+        """A block, or None where there is none."""
+        pointer = ctypes.c_void_p()
+        if self._library.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(size)):
+            self._library.cudaGetLastError()  # else the next call of PyTorch's reports it
+            return None
+        return pointer
+
+    def _give_back(self, pointer: Any) -> None:
+        if self._library.cudaFree(pointer):
+            raise CannotGoOn("the device does not take its memory back")
+
+    def _fits(self, size: int) -> bool:
+        block = self._take(size) if size else None
+        if block is not None:
+            self._give_back(block)
+        return block is not None or not size
+
+    def widen(self) -> None:
+        """All memory that there is, once it is known whether the program had what it was to have."""
+        if self._room:
+            self.disturbed = self._what_changed()
+        while self._ballast:
+            self._give_back(self._ballast.pop())
+        self._room = 0
+
+    def _what_changed(self) -> Any:
+        """In words, what is otherwise than when the program began; the allocator is empty."""
+        more = torch.cuda.mem_get_info(0)[0] - self._free
+        if not self._fits(self._room):
+            return f"{max(-more, GRANULE)} bytes of the program's room were taken by others meanwhile"
+        if self._fits(self._room + GRANULE):
+            return f"{max(more, GRANULE)} bytes beside the program's room became free meanwhile"
+        return None
+
+    def reservations(self) -> int:
+        return 0  # nothing tells
+
+    def arrange(self, job: Job) -> None:
+        """Leave the device the capacity that ``job`` asks for."""
+        if job.get("event_latency") or job.get("address_order", "rising") != "rising" or job.get("seed"):
+            raise Unsupported("event latency and addresses can be set on emulated devices only")
+        self.widen()
+        self.disturbed = None
+        capacity = job["program"].get("capacity")
+        if capacity is None:
+            return
+        capacity = capacity // GRANULE * GRANULE
+        room = self._take(capacity) if capacity else None
+        if capacity and room is None:
+            free = torch.cuda.mem_get_info(0)[0]
+            raise Unsupported(f"the device has {free} bytes free, the program asks for {capacity}")
+        self._fill()
+        if room is not None:
+            self._give_back(room)
+        # Page tables of the block may be free now too.
+        while self._fits(capacity + GRANULE):
+            self._ballast.append(self._take(GRANULE))
+        if not self._fits(capacity):
+            self.widen()
+            raise Unsupported("another process takes memory of the device")
+        self._room = capacity
+        self._free = torch.cuda.mem_get_info(0)[0]
+
+    def _fill(self) -> None:
+        """Take all that can be had, in large pieces as far as they go."""
+        size = torch.cuda.mem_get_info(0)[0] // GRANULE * GRANULE
+        while size >= GRANULE:
+            block = self._take(size)
+            if block is None:
+                size = size // 2 // GRANULE * GRANULE
+            else:
+                self._ballast.append(block)
+
+
+def runtime_library() -> Any:
+    """The CUDA runtime that torch has loaded."""
+    paths: list[Any] = [None]
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        names = {line.split()[-1] for line in maps if "/libcudart" in line}
+    for path in paths + sorted(names):
+        library = ctypes.CDLL(path)
+        if hasattr(library, "cudaMalloc"):
+            return library
+    raise CannotGoOn("no cudaMalloc to be found: torch has no shared CUDA runtime loaded")
 
 
 def stats() -> Result:
@@ -256,9 +366,9 @@ class Run:
 class Driver:
     """One process's allocator, and the programs that it runs one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, ballast: bool = False) -> None:
         torch.cuda.init()
-        self.device = EmulatedDevice()
+        self.device: Any = RealDevice() if ballast else EmulatedDevice()
         self.streams = [torch.cuda.default_stream(0), *(torch.cuda.Stream(0) for _ in range(STREAMS))]
         self.sticky: Any = None  # of the programs that this process runs
         # The allocator keeps a hash table of the streams with pending events. Grown now, it has the same
@@ -282,8 +392,8 @@ class Driver:
     def _clean(self, program: Job) -> None:
         """The allocator as the next program must find it."""
         self._empty()
+        self.device.widen()
         if "expandable_segments:True" in program.get("settings", ""):
-            self.device.widen()
             if program.get("memory_fraction") is not None:
                 torch.cuda.set_per_process_memory_fraction(1.0, 0)
             remove_unused_segments(self.streams)
@@ -339,6 +449,7 @@ class Driver:
         try:
             run.close()
             self._clean(job["program"])
+            result["disturbed"] = self.device.disturbed
         except Exception as error:  # the result stands; the next program needs another process
             result.update(leftover=f"{type(error).__name__}: {error}", can_go_on=False)
         return result
@@ -363,12 +474,12 @@ class Driver:
                 pickle.dump(torch.cuda.memory._snapshot(), file)
 
 
-def main(jobs_path: str, results_path: str) -> None:
+def main(jobs_path: str, results_path: str, room_by: str = "device") -> None:
     """Run the jobs of one file; results are written one by one, since the allocator may end the process."""
     warnings.simplefilter("ignore")
     with open(jobs_path, encoding="utf-8") as file:
         jobs = json.load(file)
-    driver = Driver()
+    driver = Driver(ballast=room_by == "ballast")
     with open(results_path, "w", encoding="utf-8") as results:
         for index, job in enumerate(jobs):
             if not driver.takes(job):
