@@ -525,6 +525,31 @@ def test_marks_in_the_names_of_pools_are_explained(tmp_path: Path, file: str) ->
     assert "expandable" not in text("inspect", file)
 
 
+def test_a_private_pool_that_the_recording_does_not_name(tmp_path: Path) -> None:
+    """Before 2.12 the events name no pool: a graph's segment, gone by the end, shows by not being needed."""
+    here, there = 1 << 40, 1 << 41
+    steps = [
+        *[("segment_alloc", here, 20), ("alloc", here, 4), ("free_requested", here, 4)],
+        *[("free_completed", here, 4), ("segment_alloc", there, 20), ("alloc", there, 4)],
+        *[("free_requested", there, 4), ("free_completed", there, 4), ("segment_free", there, 20)],
+    ]
+    trace = [
+        event(action, size * MIB, addr=address, time_us=at)
+        for at, (action, address, size) in enumerate(steps)
+    ]
+    for one_event in trace:
+        del one_event["pool_id"]
+    path = save(tmp_path / "graph.pickle", snapshot(traces=[trace]))
+    state = one("inspect", path, "--event", "6")
+    assert [(pool["kind"], pool["pool"]) for pool in state["pools"]] == [
+        ("default", [0, 0]),
+        ("private", None),
+    ]
+    assert [block["pool"] for block in state["blocks"]] == [[0, 0], None, None]
+    assert [segment["pool"] for segment in state["segments"]] == [[0, 0], None]
+    assert "large private, 0" in text("inspect", path, "--event", "6")
+
+
 def test_what_pins_and_for_how_long(tmp_path: Path) -> None:
     here, there = [frame("here", "/home/me/a.py")], [frame("there", "/home/me/b.py")]
     first, second = 1 << 40, 1 << 41

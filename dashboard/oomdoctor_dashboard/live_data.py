@@ -203,8 +203,7 @@ def pool_name(recording: Recording, private_pool: int, is_small: bool) -> str:
     size_class = "small" if is_small else "large"
     if not private_pool:
         return size_class
-    first, second = recording.pools[private_pool - 1]
-    return f"{size_class}, private {first}.{second}"
+    return f"{size_class}, {recording.pool_name(private_pool)}"
 
 
 def stream_name(recording: Recording, stream: int) -> str:

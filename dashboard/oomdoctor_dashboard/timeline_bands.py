@@ -102,10 +102,7 @@ def by_pool(history: History) -> Bands:
         private, stream = one // (2 * streams), one % streams
         label = "small pool" if one // streams % 2 else "large pool"
         if private:
-            known = private <= len(recording.pools)
-            label += " of " + (
-                f"private {recording.pools[private - 1]}" if known else "an unnamed private one"
-            )
+            label += f" of {recording.pool_name(private)}"
         handle = int(recording.streams[stream])
         labels.append(label + (f", stream {handle:#x}" if handle else ""))
     return _bands(history, group, labels, list(labels))

@@ -725,14 +725,26 @@ def next_address(heap: Heap, size: int) -> int:
 
 
 @compiled
+def is_reserved(heap: Heap, ptr: int, size: int) -> bool:
+    """Whether blocks have some of these bytes. It looks at each, so ask seldom."""
+    for b in range(len(heap.blocks)):
+        block = heap.blocks[b]
+        there = block.used and block.mapped and not block.phantom
+        if there and block.ptr < ptr + size and ptr < block.ptr + block.size:
+            return True
+    return False
+
+
+@compiled
 def segment_address(heap: Heap, size: int) -> int:
     """What cudaMalloc returns: as recorded, while the replay asks for what was asked for then."""
     stats = heap.stats[0]
     k = stats.segments_as_recorded
     if k < len(heap.recorded_segments):
-        if heap.recorded_segments[k, 0] == size:
+        recorded_size, ptr, was_used_before = heap.recorded_segments[k]
+        if recorded_size == size and not (was_used_before and is_reserved(heap, ptr, size)):
             stats.segments_as_recorded += 1
-            return heap.recorded_segments[k, 1]
+            return ptr
         stats.segments_as_recorded = len(heap.recorded_segments)
     return next_address(heap, size)
 

@@ -108,6 +108,7 @@ STATS = np.dtype(
             "segments_as_recorded",
             "tie",
             "passed_over", "inferred_segments",
+            "checks_segments",  # see oomdoctor.allocator.contradictions
         )
     ]
 )  # fmt: skip
@@ -155,9 +156,9 @@ class Heap(NamedTuple):
         unmapped: int64[rows], the unmapped ones, by pool, stream, address.
         pending: int64[rows], blocks freed and waiting for an event, oldest first.
         pools, expandable, stats, config, log: see the types above; ``stats`` and ``config`` have one row.
-        recorded_segments: int64[k, 2], size and address of each segment that cudaMalloc gave in the
-            recording, in
-            order: a replay that asks for the same gets the same, until it first asks for something else.
+        recorded_segments: int64[k, 3], of each segment that cudaMalloc gave in the recording, in order: size,
+            address, whether something had been there before. A replay that asks for the same gets the same,
+            until it first asks for something else, or has not given back what had been there.
     """
 
     blocks: NDArray[Any]
@@ -196,7 +197,7 @@ def new_heap(config: NDArray[Any], private_pools: int, *, rows: int = 1024, log_
         stats=np.zeros(1, STATS),
         config=config,
         log=np.zeros(log_rows, LOG),
-        recorded_segments=np.zeros((0, 2), np.int64),
+        recorded_segments=np.zeros((0, 3), np.int64),
     )
     heap.stats["rows"] = rows
     heap.stats["spares"] = rows

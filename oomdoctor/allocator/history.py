@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from oomdoctor.allocator.configure import config_of
 from oomdoctor.allocator.constants import MIN_BLOCK_SIZE, SMALL_SIZE
+from oomdoctor.allocator.contradictions import UsedAddresses, segments_contradict
 from oomdoctor.allocator.heap_layout import Heap, copied, grown
 from oomdoctor.allocator.initial import (
     initial_state,
@@ -27,11 +28,15 @@ from oomdoctor.allocator.segment_order import by_address, ordered, piece_at
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.start import block_rows_of_births, started_heap
 from oomdoctor.allocator.torch_version import TorchVersion
-from oomdoctor.snapshot.model import ALLOC, INACTIVE, Snapshot
+from oomdoctor.snapshot.model import ALLOC, INACTIVE, SEGMENT_ALLOC, Snapshot
 from oomdoctor.snapshot.stacks import NO_STACK
 
 # Between keyframes: few enough events that running them takes some milliseconds.
 KEYFRAME_EVENTS = 1 << 15
+
+# Each lesson is a replay of the whole trace. Sound recordings took no more than ROUNDS; a damaged one could
+# go on for thousands.
+_MOST_LESSONS = 32
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class History:
         births = np.concatenate([recording.birth, self.initial.blocks.birth])
         self.births = int(births.max()) + 1 if len(births) else 0
         self.ranks = by_address(self.initial.pieces)
+        self._checks_segments = segments_contradict(recording, self.initial.pieces)
         self._replay(infers_pools=False)
         self._learn()
         stated = bool(self.steps.pool_known.all())
@@ -102,7 +108,9 @@ class History:
     def _learn(self) -> None:
         """Where a choice of the allocator contradicts what is not known of older blocks, let it tell that."""
         older: set[tuple[int, int]] = set()
-        while self.check.matching < self.check.compared:
+        for _ in range(_MOST_LESSONS):
+            if self.check.matching == self.check.compared:
+                return
             sizes = self._sizes_from_blocks_passed_over()
             ranks = None
             if rules_of(self.torch).tie_break == TIE_SEGMENT_COUNTER:
@@ -153,6 +161,7 @@ class History:
         config = config_of(self.settings, self.torch)
         config["infers_pools"] = infers_pools
         heap = started_heap(config, len(self.recording.pools), self.initial, self.ranks)
+        heap.stats["checks_segments"] = self._checks_segments
         block_of = block_rows_of_births(heap, self.births)
         self.effects = np.zeros(n, EFFECT)
         self._keyframes = [_Keyframe(0, copied(heap))]
@@ -191,6 +200,16 @@ class History:
     def causes(self) -> NDArray[np.uint8]:
         """uint8[n]: why the segment of each segment event came or went, index in ``heap_layout.CAUSES``."""
         return segment_causes(self.recording, self.bursts)
+
+    @cached_property
+    def recorded_segments(self) -> NDArray[np.int64]:
+        """int64[k, 3], see :class:`~oomdoctor.allocator.heap_layout.Heap`."""
+        events = self.recording.events
+        came = events.action == SEGMENT_ALLOC
+        size, start = events.entry_size[came], events.address[came]
+        used_before = UsedAddresses((piece.start, piece.end) for piece in self.initial.pieces)
+        reused = [used_before.add(at, at + length) for at, length in zip(start.tolist(), size.tolist())]
+        return np.stack([size, start, np.array(reused, np.int64)], axis=1)
 
     @cached_property
     def observed(self) -> ObservedSizes:

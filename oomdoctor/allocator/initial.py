@@ -140,10 +140,11 @@ def initial_state(recording: Recording, settings: Settings, small: NDArray[np.bo
     )
     pieces = _without_overlaps(pieces, notes)
     blocks = _live_blocks(recording, pieces, settings, notes)
+    came = recording.events.address[recording.events.action == SEGMENT_ALLOC]
     return InitialState(
         pieces=tuple(pieces),
         blocks=blocks,
-        reserves=_reserves(pieces),
+        reserves=_reserves(pieces, came),
         notes=tuple(notes),
     )
 
@@ -256,12 +257,14 @@ def _without_overlaps(pieces: list[Piece], notes: list[str]) -> list[Piece]:
     out: list[Piece] = []
     dropped = 0
     for p in pieces:
-        if out and p.start < out[-1].end:
+        if p.start >= p.end or (out and p.start < out[-1].end):
             dropped += 1
         else:
             out.append(p)
     if dropped:
-        notes.append(f"{dropped} segments overlap others at the start of the trace and were left out")
+        notes.append(
+            f"{dropped} segments that are empty or overlap others at the start of the trace were left out"
+        )
     return out
 
 
@@ -343,6 +346,9 @@ def _with_sizes(
         if kept and kept[-1][0] + kept[-1][1] > address:
             homeless += 1
             continue
+        if size > pieces[piece].end - address:
+            homeless += 1  # of a damaged snapshot: it reaches beyond its segment
+            continue
         sure = True
         if size == UNKNOWN:
             limit = pieces[piece].end
@@ -355,6 +361,10 @@ def _with_sizes(
             if len(above):
                 limit = min(limit, int(above[0]))
             size, sure = _size_of(requested, limit - address, pieces[piece], settings)
+        if size <= 0:
+            homeless += 1
+            continue
+        requested = min(requested, size)  # more only in a damaged recording
         kept.append((address, size, requested, birth, state, stack, piece))
         uncertain.append(not sure)
     if homeless:
@@ -390,16 +400,22 @@ def _size_of(requested: int, room: int, piece: Piece, settings: Settings) -> tup
     return rounded, False
 
 
-def _reserves(pieces: list[Piece]) -> tuple[tuple[int, int], ...]:
-    """Address ranges of expandable segments: neighbouring parts of one stream and pool belong together."""
+def _reserves(pieces: list[Piece], others: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """Address ranges of expandable segments: neighbouring parts of one stream and pool belong together.
+
+    Args:
+        others: addresses of segments that came later, which lie in none of them.
+    """
+    others = np.sort(others)
     out: list[list[int]] = []
     last: tuple[int, ...] = ()
     for p in pieces:
         owner = (p.stream, p.private_pool, int(p.is_small)) if p.expandable else ()
-        if owner != last:
+        if not owner or owner != last or p.end > out[-1][1]:
             if last:
-                out[-1][1] = p.start
+                out[-1][1] = min(out[-1][1], p.start)
             if owner:
-                out.append([p.start, p.start + RESERVE])
+                above = others[np.searchsorted(others, p.end) :][:1].tolist()
+                out.append([p.start, min([p.start + RESERVE, *above])])
         last = owner
     return tuple((start, end) for start, end in out)

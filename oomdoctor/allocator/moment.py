@@ -44,11 +44,15 @@ class Moment:
     stack: NDArray[np.int32]
 
     def blocks_frame(self) -> pd.DataFrame:
-        """A row per block, by address: sizes in bytes, the state as a categorical, stream handles."""
+        """A row per block, by address: sizes in bytes, the state as a categorical, stream handles.
+
+        ``pool_0`` and ``pool_1`` are UNKNOWN for a private pool that the recording does not name.
+        """
         import pandas as pd
 
         layout, recording = self.layout, self.history.recording
-        ids = np.array([(0, 0), *recording.pools], np.int64)[layout.private_pool]
+        numbers = range(len(recording.pools) + 2)
+        ids = np.array([recording.pool_id(number) for number in numbers], np.int64)[layout.private_pool]
         return pd.DataFrame(
             {
                 "address": layout.blocks["ptr"],

@@ -29,6 +29,8 @@ from oomdoctor.allocator.heap import (
     get_pool,
     has_room,
     insert_into_blocks,
+    is_reserved,
+    is_split,
     map_range,
     new_block,
     new_expandable_segment,
@@ -132,6 +134,11 @@ def _take_at(heap: Heap, ptr: int, size: int) -> int:
         return NULL
     erase_at(heap, at)
     if block.ptr < ptr:
+        if block.expandable_segment == NULL:
+            stats = heap.stats[0]
+            was_split = is_split(heap, b)
+            stats.inactive_split += 1 if was_split else 2
+            stats.inactive_split_bytes += 0 if was_split else block.size
         front = new_block(heap, block.stream, ptr - block.ptr, block.pool, block.ptr, block.counter)
         heap.blocks[front].expandable_segment = block.expandable_segment
         heap.blocks[front].segment_event = block.segment_event
@@ -378,17 +385,45 @@ def _unmapped_of_any_pool(heap: Heap, pool: int, stream: int, ptr: int) -> int:
 
 
 @compiled
-def _room_above(heap: Heap, ptr: int) -> int:
-    """The address range of an expandable segment that begins here: the trace does not say where it ends."""
+def _clear(heap: Heap, ptr: int, size: int) -> bool:
+    """Take from the ends of expandable segments what a new segment shows not to be theirs.
+
+    The trace does not say where an expandable segment ends. False where this one would lie inside of one,
+    below memory that is mapped there, which cannot be.
+    """
+    stats = heap.stats[0]
+    at = 0
+    while at < stats.unmapped_count:
+        b = heap.unmapped[at]
+        block = heap.blocks[b]
+        if block.ptr >= ptr + size or block.ptr + block.size <= ptr:
+            at += 1
+            continue
+        if block.next != NULL:
+            return False
+        if block.ptr < ptr:
+            block.size = ptr - block.ptr
+            at += 1
+            continue
+        unmapped_erase(heap, b)
+        if block.prev != NULL:
+            heap.blocks[block.prev].next = NULL
+        else:
+            heap.expandable[block.expandable_segment].alive = 0
+        delete_block(heap, b)
+    return True
+
+
+@compiled
+def _room_above(heap: Heap, ptr: int, size: int) -> int:
+    """The address range of an expandable segment that begins here; 0 where there is no room for one."""
+    if is_reserved(heap, ptr, size) or not _clear(heap, ptr, size):
+        return 0
     end = ptr + RESERVE
     for b in range(len(heap.blocks)):
         block = heap.blocks[b]
-        if not block.used:
-            continue
-        if block.ptr > ptr:
+        if block.used and not block.phantom and block.ptr > ptr:
             end = min(end, block.ptr)
-        elif not block.mapped and block.ptr + block.size > ptr:
-            block.size = ptr - block.ptr  # that one was taken for longer than it is
     return end - ptr
 
 
@@ -396,13 +431,23 @@ def _room_above(heap: Heap, ptr: int) -> int:
 def _map(heap: Heap, steps: Steps, i: int) -> None:
     stats = heap.stats[0]
     ptr, size, stream = steps.address[i], steps.entry_size[i], steps.stream[i]
+    if size <= 0:
+        stats.conflicts += 1
+        return
     pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
     b = _unmapped_at(heap, pool, stream, ptr)
     if b == NULL and not steps.pool_known[i]:
         b = _unmapped_of_any_pool(heap, pool, stream, ptr)
     if b == NULL:
-        b = new_expandable_segment(heap, pool, stream, ptr, _room_above(heap, ptr))
+        room = _room_above(heap, ptr, size)
+        if room < size:
+            stats.conflicts += 1
+            return
+        b = new_expandable_segment(heap, pool, stream, ptr, room)
     block = heap.blocks[b]
+    if block.ptr + block.size < ptr + size:
+        stats.conflicts += 1
+        return
     if block.ptr < ptr:
         # Only where the recording began later than the segment.
         unmapped_erase(heap, b)
@@ -414,9 +459,6 @@ def _map(heap: Heap, steps: Steps, i: int) -> None:
         block.size -= heap.blocks[front].size
         unmapped_insert(heap, front)
         unmapped_insert(heap, b)
-    if block.size < size:
-        stats.conflicts += 1
-        return
     map_range(heap, b, size, _RECORDED)
     stats.mapped_block = b
 
@@ -428,14 +470,27 @@ def _unmap(heap: Heap, ptr: int, size: int) -> int:
     if at != NULL:
         b = heap.free_blocks[at].block
         block = heap.blocks[b]
-        if block.expandable_segment != NULL and ptr + size <= block.ptr + block.size:
+        if size > 0 and block.expandable_segment != NULL and ptr + size <= block.ptr + block.size:
             private_pool = heap.pools[block.pool].private_pool
             unmap_range(heap, b, ptr, ptr + size, _RECORDED)
             if block.prev == NULL and block.next == NULL:
                 release_expandable_segment(heap, b)
             return private_pool
     heap.stats[0].conflicts += 1
+    heap.stats[0].checks_segments = 1
     return 0
+
+
+@compiled
+def _segment_alloc(heap: Heap, steps: Steps, i: int) -> int:
+    """Returns the block that the segment is; -1 where another is there already."""
+    ptr, size = steps.address[i], steps.entry_size[i]
+    contradicts = heap.stats[0].checks_segments and is_reserved(heap, ptr, size)
+    if size <= 0 or contradicts or not _clear(heap, ptr, size):
+        heap.stats[0].conflicts += 1
+        return NULL
+    pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
+    return new_segment(heap, pool, steps.stream[i], ptr, size, _RECORDED)
 
 
 @compiled
@@ -451,6 +506,7 @@ def _segment_free(heap: Heap, ptr: int, size: int) -> int:
             release_block(heap, b, _RECORDED)
             return private_pool
     heap.stats[0].conflicts += 1
+    heap.stats[0].checks_segments = 1
     return 0
 
 
@@ -507,11 +563,8 @@ def run_recorded(
             _search(heap, steps, steps.request[i])
             if stats.fresh != NULL:
                 insert_into_blocks(heap, stats.fresh)
-            pool = get_pool(steps.private_pool[i], 0 if steps.is_small[i] else 1 << 40)
-            stats.fresh = new_segment(
-                heap, pool, steps.stream[i], steps.address[i], steps.entry_size[i], _RECORDED
-            )
             block_size = steps.entry_size[i]
+            stats.fresh = _segment_alloc(heap, steps, i)
         elif action == SEGMENT_MAP:
             _search(heap, steps, steps.request[i])
             _map(heap, steps, i)

@@ -76,6 +76,24 @@ class Recording:
     def stream_rank(self, handles: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self.streams, handles.view(np.uint64)).astype(np.int64)
 
+    def pool_id(self, private_pool: int) -> tuple[int, int]:
+        """The id of a private pool; (0, 0) of the default pools.
+
+        Before torch 2.12 a recording may show that there was a private pool without naming it
+        (``infers_pools`` of the heap): its number is one beyond those named, its id (UNKNOWN, UNKNOWN).
+        """
+        if not private_pool:
+            return DEFAULT_POOL
+        named = private_pool <= len(self.pools)
+        return self.pools[private_pool - 1] if named else (UNKNOWN, UNKNOWN)
+
+    def pool_name(self, private_pool: int) -> str:
+        """``private 0.2``; ``private`` alone where its id is not known; empty for the default pools."""
+        first, second = self.pool_id(private_pool)
+        if not private_pool:
+            return ""
+        return "private" if first == UNKNOWN else f"private {first}.{second}"
+
     def pool_number(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of private pools from their ids, int64[m, 2]."""
         out = np.zeros(len(ids), np.int64)

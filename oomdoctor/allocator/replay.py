@@ -229,11 +229,7 @@ def replay(
         conditions = dataclasses.replace(conditions, addresses_fall=addresses_fall(history))
     config = config_of(settings, version, conditions, writes_log=writes_log)
     heap = started_heap(config, len(history.recording.pools), history.initial, history.ranks)
-    came = history.recording.events.action == SEGMENT_ALLOC
-    events = history.recording.events
-    heap = heap._replace(
-        recorded_segments=np.stack([events.entry_size[came], events.address[came]], axis=1).copy()
-    )
+    heap = heap._replace(recorded_segments=history.recorded_segments)
     if conditions.addresses_fall:
         heap.stats["next_address"] = 0
     first_made_up = int(heap.stats["next_address"][0])

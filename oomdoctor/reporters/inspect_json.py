@@ -74,7 +74,7 @@ def pools_json(one: Inspection) -> list[Json]:
     """The measures of each pool and stream."""
     return [
         {
-            "pool": _pool_id(one, c.private_pool),
+            "pool": _pool_id(one.moment.history.recording.pool_id(c.private_pool)),
             "kind": "private" if c.private_pool else "default",
             "size_class": "small" if c.is_small else "large",
             "stream": _stream(one, c.stream),
@@ -107,8 +107,9 @@ def _known(value: int) -> Optional[int]:
     return None if value == UNKNOWN else int(value)
 
 
-def _pool_id(one: Inspection, private_pool: int) -> list[int]:
-    return list(one.moment.history.recording.pools[private_pool - 1]) if private_pool else [0, 0]
+def _pool_id(pool: tuple[int, int]) -> Optional[list[int]]:
+    """None for a private pool that the recording does not name."""
+    return None if pool[0] == UNKNOWN else [int(number) for number in pool]
 
 
 def _stream(one: Inspection, rank: int) -> int:
@@ -137,7 +138,7 @@ def _segments(one: Inspection) -> list[Json]:
             "blocks": row.blocks,
             "live_blocks": row.live_blocks,
             "stream": stream,
-            "pool": [row.pool_0, row.pool_1],
+            "pool": _pool_id((row.pool_0, row.pool_1)),
             "size_class": "small" if row.is_small else "large",
             "is_expandable": row.is_expandable,
         }
@@ -165,7 +166,7 @@ def _blocks(one: Inspection) -> tuple[list[Json], list[int]]:
                 "state": row.state,
                 "segment": home,
                 "stream": stream,
-                "pool": [row.pool_0, row.pool_1],
+                "pool": _pool_id((row.pool_0, row.pool_1)),
                 "size_class": "small" if row.is_small else "large",
                 "alloc_event": _known(row.birth),
                 "older_than_trace": bool(is_live and row.birth == UNKNOWN),

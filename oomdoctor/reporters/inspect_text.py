@@ -167,8 +167,8 @@ def _pool_name(one: Inspection, c: Compartment) -> str:
     grow = "*" if c.measures.expandable_segments else ""
     private = ""
     if c.private_pool:
-        first, second = recording.pools[c.private_pool - 1]
-        private = f" {first}.{second}"
+        first, second = recording.pool_id(c.private_pool)
+        private = " private" if first == UNKNOWN else f" {first}.{second}"
     return f"{size_class}{grow}{private}"[: 16 - len(stream)] + stream
 
 
