@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from oomdoctor.allocator.configure import Conditions
 from oomdoctor.allocator.conservation import violations
 from oomdoctor.allocator.contradictions import UsedAddresses, segments_contradict
-from oomdoctor.allocator.history import History, history_of
-from oomdoctor.allocator.replay import replay
+from oomdoctor.allocator.history import History, history_of, table_of
+from oomdoctor.allocator.replay import replay, requests_of
+from oomdoctor.allocator.requests import OP_EMPTY_CACHE, Requests
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.snapshot import snapshot_from_plain
 from tests.snapshot.building import event, snapshot
@@ -145,3 +147,33 @@ def test_what_if_from_a_late_start_is_sound(program: Any, conf: str, keep: int, 
         chosen = parse_settings(other, RELEASE).settings
         done = replay(late, chosen, Conditions(capacity=int(share * peak)), stops_at_oom=False)
         assert violations(done.heap) == [], other
+
+
+@pytest.mark.parametrize(("asked", "keep"), [(80, 2), (45, 1)])
+def test_a_block_split_under_other_settings_is_not_released(asked: int, keep: int) -> None:
+    """max_split_size_mb would never have split the 100 MiB; the start state has them split."""
+    program = [("alloc", 100 * MIB, 0), ("free", 0), ("alloc", 30 * MIB, 0), ("alloc", asked * MIB, 0)]
+    late = history(recorded(program, parse_settings("", RELEASE).settings, keep=keep))
+    reserved = int(late.heap_after(0).stats["reserved_bytes"][0])
+    assert [row["size"] // MIB for row in table_of(late.heap_after(0))] == [30, 70]
+    chosen = parse_settings("max_split_size_mb:21", RELEASE).settings
+    done = replay(late, chosen, Conditions(capacity=reserved), stops_at_oom=False)
+    assert violations(done.heap) == []
+    assert done.outcome.num_ooms == 1
+
+
+def test_a_recorded_address_still_in_use_is_not_handed_out_again() -> None:
+    """The recording gave its first segment back in a retry and got its address again; the replay keeps it."""
+    rows = [("segment_alloc", 0, 20), ("alloc", 0, 20), ("free_requested", 0, 20), ("free_completed", 0, 20)]
+    rows.append(("segment_free", 0, 20))
+    for at in (100, 0, 200):
+        rows += [("segment_alloc", at, 20), ("alloc", at, 20)]
+    asked = of_events(*rows)
+    chosen = parse_settings("", RELEASE).settings
+    requests = requests_of(asked)
+    # Without the segment_free nothing says empty_cache: as if the replay had had no need to release it.
+    kept = np.flatnonzero(requests.op != OP_EMPTY_CACHE)
+    requests = Requests(*(column[kept] for column in requests))
+    done = replay(asked, chosen, Conditions(), requests=requests)
+    assert violations(done.heap) == []
+    assert done.outcome.segments_allocated == 3
