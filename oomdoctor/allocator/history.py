@@ -34,7 +34,7 @@ from oomdoctor.snapshot.stacks import NO_STACK
 # Between keyframes: few enough events that running them takes some milliseconds.
 KEYFRAME_EVENTS = 1 << 15
 
-# Each lesson is a replay of the whole trace. Sound recordings took no more than ROUNDS; a damaged one could
+# Each lesson is a replay of the whole trace. Sound recordings needed no more than two; a damaged one could
 # go on for thousands.
 _MOST_LESSONS = 32
 

@@ -120,3 +120,15 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     }
   });
 })();
+
+/* Words of help close at a click beside them, and with Escape. */
+(function () {
+  const close = (except) =>
+    document.querySelectorAll("details.od-help[open]").forEach((one) => {
+      if (!except || !one.contains(except)) {
+        one.open = false;
+      }
+    });
+  document.addEventListener("click", (event) => close(event.target));
+  document.addEventListener("keydown", (event) => event.key === "Escape" && close(null));
+})();

@@ -56,6 +56,8 @@ def layout(theme: str, **more: Any) -> dict[str, Any]:
         "gridcolor": mode["grid"],
         "linecolor": mode["grid"],
         "zeroline": False,
+        # Else plotly measures every label at every drawing, to hide those that reach beyond the figure.
+        "ticklabeloverflow": "allow",
         "tickfont": {"color": mode["faint"]},
         "title": {"font": {"color": mode["faint"]}},
     }

@@ -28,6 +28,7 @@ from oomdoctor_dashboard.figures import compare as figures
 from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
 ID, TITLE = "compare", "Compare"
@@ -144,16 +145,7 @@ def _chooser() -> Any:
                 ],
                 gap="xs",
             ),
-            dmc.Popover(
-                [
-                    dmc.PopoverTarget(dmc.Button("How to read this", variant="subtle", size="compact-xs")),
-                    dmc.PopoverDropdown(
-                        dmc.Stack([dmc.Text(t, size="sm") for t in _HELP], gap="xs", className="od-help")
-                    ),
-                ],
-                width=480,
-                position="bottom-end",
-            ),
+            reading_help(_HELP, width=480, from_right=True),
         ],
         justify="space-between",
         mb="xs",

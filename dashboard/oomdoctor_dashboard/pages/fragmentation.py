@@ -22,6 +22,7 @@ from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
 ID, TITLE = "fragmentation", "Fragmentation"
@@ -126,19 +127,9 @@ def layout() -> Any:
 
 
 def _heading(title: str, text: Optional[str], right: list[Any]) -> Any:
-    help_ = [] if text is None else [_help(text)]
+    help_ = [] if text is None else [reading_help(text, width=480)]
     left = dmc.Group([dmc.Text(title, fw=600), *help_], gap="xs")
     return dmc.Group([left, dmc.Group(right, gap="xs")], justify="space-between", mt="sm", mb=4)
-
-
-def _help(text: str) -> Any:
-    return dmc.Popover(
-        [
-            dmc.PopoverTarget(dmc.Button("How to read this", variant="subtle", size="compact-xs")),
-            dmc.PopoverDropdown(dmc.Text(text, size="sm", className="od-help")),
-        ],
-        width=480,
-    )
 
 
 def _select(name: str, label: str, width: int, choices: list[dict[str, str]], value: str) -> Any:

@@ -23,6 +23,7 @@ from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_filter import Wanted, wanted_of
 from oomdoctor_dashboard.live_flame import flame_of
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
 ID, TITLE = "live", "What is live"
@@ -155,13 +156,7 @@ def _controls() -> Any:
                 [{"value": "allocated", "label": "allocated"}, {"value": "pending", "label": "pending"}],
             ),
             dmc.Switch(id=f"{ID}-frames", label="All frames", size="xs"),
-            dmc.Popover(
-                [
-                    dmc.PopoverTarget(dmc.Button("How to read this", variant="subtle", size="compact-xs")),
-                    dmc.PopoverDropdown(dmc.Text(_HELP, size="sm", className="od-help")),
-                ],
-                width=480,
-            ),
+            reading_help(_HELP, width=480),
         ],
         gap="xs",
     )  # fmt: skip

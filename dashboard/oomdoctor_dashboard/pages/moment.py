@@ -10,6 +10,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.stepping import KINDS, Stops, what_happened, when
 from oomdoctor_dashboard.view import View, changed
 
@@ -58,9 +59,10 @@ def layout() -> Any:
                 children=[
                     dmc.Group(
                         [
-                            dmc.Tooltip(
+                            # Not a Tooltip: see oomdoctor_dashboard.reading_help.
+                            html.Span(
                                 dmc.Button(sign, id=f"{ID}-{name}", px=8, **small, **{"aria-label": what}),
-                                label=what, openDelay=500,
+                                title=what,
                             )
                             for name, sign, what in _BUTTONS
                         ],
@@ -90,14 +92,7 @@ def layout() -> Any:
                             dmc.Button("OOM", id=f"{ID}-oom", **small),
                         ]
                     ),
-                    dmc.Popover(
-                        [
-                            dmc.PopoverTarget(dmc.Button("How to read this", size="xs", variant="subtle")),
-                            dmc.PopoverDropdown([dmc.Text(line, size="sm", mb=6) for line in _HELP],
-                                className="od-help"),
-                        ],
-                        width=420, withArrow=True, shadow="md",
-                    ),
+                    reading_help(_HELP, width=420),
                 ],
             ),
             html.Div(

@@ -17,6 +17,7 @@ from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, rows_of, story_of
 from oomdoctor_dashboard.view import changed
 
@@ -47,15 +48,7 @@ def layout() -> Any:
             dmc.Group(
                 [
                     dmc.Text("Every out-of-memory error, and what did not fail", fw=600),
-                    dmc.Popover(
-                        [
-                            dmc.PopoverTarget(
-                                dmc.Button("How to read this", variant="subtle", size="compact-xs")
-                            ),
-                            dmc.PopoverDropdown(dmc.Text(_HELP, size="sm", className="od-help")),
-                        ],
-                        width=460,
-                    ),
+                    reading_help(_HELP, from_right=True),
                 ],
                 justify="space-between",
             ),

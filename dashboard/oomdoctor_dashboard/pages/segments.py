@@ -21,6 +21,7 @@ from oomdoctor_dashboard.figures.segments import segment_figure
 from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
 from oomdoctor_dashboard.segment_panel import panel, row_at, summary
 from oomdoctor_dashboard.segment_words import box_lines
@@ -74,22 +75,7 @@ def layout() -> Any:
                         data=[{"value": by, "label": f"colour by {by}"} for by in BY],
                     ),
                     dmc.Switch(id=f"{ID}-holes", size="xs", label="only segments with holes"),
-                    dmc.Popover(
-                        width=460,
-                        position="bottom-end",
-                        children=[
-                            dmc.PopoverTarget(
-                                dmc.Button("How to read this", variant="subtle", size="compact-xs")
-                            ),
-                            dmc.PopoverDropdown(
-                                dmc.Stack(
-                                    [dmc.Text(text, size="sm") for text in _HELP],
-                                    gap="xs",
-                                    className="od-help",
-                                )
-                            ),
-                        ],
-                    ),
+                    reading_help(_HELP, from_right=True),
                 ],
             ),
             html.Div(

@@ -14,6 +14,7 @@ from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.timeline import MOMENT_SHAPE, timeline_figure
 from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.timeline_bands import MAKERS, Bands
 from oomdoctor_dashboard.timeline_data import Timeline
 from oomdoctor_dashboard.timeline_marks import Marks, marks_of
@@ -67,7 +68,7 @@ def layout() -> Any:
                             dmc.SegmentedControl(
                                 id=f"{ID}-axis", data=_axes(True), value="events", size="xs"
                             ),
-                            _help(),
+                            reading_help(_HELP, from_right=True),
                         ],
                     ),
                 ],
@@ -90,19 +91,6 @@ def layout() -> Any:
             ),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-asked"),
-        ],
-    )
-
-
-def _help() -> Any:
-    return dmc.Popover(
-        width=460,
-        position="bottom-end",
-        children=[
-            dmc.PopoverTarget(dmc.Button("How to read this", variant="subtle", size="compact-xs")),
-            dmc.PopoverDropdown(
-                dmc.Stack([dmc.Text(text, size="sm") for text in _HELP], gap="xs", className="od-help")
-            ),
         ],
     )
 

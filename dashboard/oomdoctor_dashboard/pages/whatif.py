@@ -20,6 +20,7 @@ from oomdoctor_dashboard.figures import whatif as figures
 from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import changed, options_of, with_options
 from oomdoctor_dashboard.whatif_form import EXPANDABLE, KEYS, RELEASES, ROUNDUP, Wanted
 
@@ -120,15 +121,7 @@ def _form() -> Any:
                     dmc.Text("Settings and capacity", fw=600),
                     dmc.Group(
                         [
-                            dmc.Popover(
-                                [
-                                    dmc.PopoverTarget(
-                                        dmc.Button("How to read this", variant="subtle", size="compact-xs")
-                                    ),
-                                    dmc.PopoverDropdown(dmc.Text(_HELP, size="sm", className="od-help")),
-                                ],
-                                width=460,
-                            ),
+                            reading_help(_HELP),
                             dmc.Button(
                                 "Reset", id=f"{ID}-reset", variant="default", size="compact-xs"
                             ),
