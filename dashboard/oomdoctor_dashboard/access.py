@@ -57,12 +57,12 @@ def guard(server: Flask, access: Access) -> None:
     """Refuse who may not look, before anything else is done."""
 
     def check() -> Any:
-        host = urlsplit(f"//{request.host}").hostname or ""
+        host = _hostname(request.host)
         # Without a token the name matters: a site could have its own name lead to this address.
         if access.token is None and host.lower() not in access.hosts:
             abort(403, "this name is not the dashboard's")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+        if origin is not None and _netloc(origin) != request.host.lower():
             abort(403, "the request comes from another site")
         if access.token is None:
             return None
@@ -74,7 +74,8 @@ def guard(server: Flask, access: Access) -> None:
                 if not part.startswith("token=")
             )
             answer = redirect(request.path + (f"?{rest}" if rest else ""))
-            answer.set_cookie(_COOKIE, access.token, httponly=True, samesite="Strict")
+            # Not Strict: a link to the dashboard in a mail or a chat would come without it.
+            answer.set_cookie(_COOKIE, access.token, httponly=True, samesite="Lax")
             return answer
         if not _same(request.cookies.get(_COOKIE, ""), access.token):
             abort(403, "open the address that oomdoctor dashboard printed: it has the token")
@@ -88,6 +89,20 @@ def guard(server: Flask, access: Access) -> None:
 
     server.before_request(check)
     server.after_request(seal)
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""  # "http://["
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _same(given: str, token: str) -> bool:

@@ -17,15 +17,15 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from flask import Flask
 
 from oomdoctor import __version__
+from oomdoctor.errors import OomdoctorError
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.access import Access, guard
 from oomdoctor_dashboard.choosing import device_choices, item_choices
 from oomdoctor_dashboard.errors import alert
-from oomdoctor_dashboard.library import Library
-from oomdoctor_dashboard.uploads import add_upload_route
-from oomdoctor_dashboard.view import DEFAULT, changed, from_query
+from oomdoctor_dashboard.library import Item, Library
+from oomdoctor_dashboard.uploads import add_upload_route, too_large
+from oomdoctor_dashboard.view import DEFAULT, TABS, changed, from_query
 
-TABS = ("overview", "segments", "live", "fragmentation", "whatif", "compare")
 ALWAYS = ("timeline", "moment")
 MIB = 1 << 20
 
@@ -61,10 +61,11 @@ def create_app(
         on_error=_say,
         assets_folder=str(_assets()),
     )
+    needs_token = access is not None and access.token is not None
     pages = {name: importlib.import_module(f"oomdoctor_dashboard.pages.{name}") for name in (*ALWAYS, *TABS)}
 
     def frame() -> Any:
-        return _frame(library, pages, first)
+        return _frame(library, pages, first, upload_limit, needs_token)
 
     app.layout = frame
     _register(app, library)
@@ -90,7 +91,9 @@ def _assets() -> Any:
     return Path(__file__).parent / "assets"
 
 
-def _frame(library: Library, pages: dict[str, ModuleType], first: Optional[str]) -> Any:
+def _frame(
+    library: Library, pages: dict[str, ModuleType], first: Optional[str], upload_limit: int, needs_token: bool
+) -> Any:
     """Everything on the page; made anew for each visitor."""
     library.refresh()
     items = library.items()
@@ -113,8 +116,10 @@ def _frame(library: Library, pages: dict[str, ModuleType], first: Optional[str])
             dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
             html.Div(
                 id="page",
+                # Read in the browser, which need not send what is not taken.
+                **{"data-upload-limit": str(upload_limit), "data-too-large": too_large(upload_limit)},
                 children=[
-                    _header(),
+                    _header(needs_token),
                     html.Div(id="problem"),
                     html.Div(id="loading", children=_loading(), style={"display": "none"}),
                     html.Div(
@@ -132,7 +137,10 @@ def _frame(library: Library, pages: dict[str, ModuleType], first: Optional[str])
     )
 
 
-def _header() -> Any:
+def _header(needs_token: bool) -> Any:
+    share = "Copy the address of this view"
+    if needs_token:
+        share += "; whoever opens it needs the token as well (…?token=TOKEN, once)"
     return dmc.Group(
         className="od-header",
         justify="space-between",
@@ -156,7 +164,7 @@ def _header() -> Any:
                 wrap="nowrap",
                 children=[
                     dmc.Button("Open a file", id="upload-button", variant="default", size="sm"),
-                    dcc.Clipboard(id="share", className="od-share", title="Copy the address of this view"),
+                    dcc.Clipboard(id="share", className="od-share", title=share),
                     dmc.Switch(
                         id="theme", size="md", onLabel="dark", offLabel="light", **{"aria-label": "Dark"}
                     ),
@@ -186,7 +194,8 @@ def _tabs(pages: dict[str, ModuleType]) -> Any:
     return dmc.Tabs(
         id="tabs",
         value=DEFAULT["tab"],
-        keepMounted=False,  # every component on the page hears of every change
+        # Dash gives a page that is mounted again the props it first had, not those it has now.
+        keepMounted=True,
         activateTabWithKeyboard=False,  # the arrows step
         children=[
             dmc.TabsList([dmc.TabsTab(pages[name].TITLE, value=name) for name in TABS]),
@@ -253,11 +262,10 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Output("device", "data"),
         Output("device", "value"),
         Input("subject", "data"),
-        Input("uploaded", "data"),
         Input("follow", "n_intervals"),
         State("item", "value"),
     )
-    def choices(subject: Any, uploaded: Any, _: Any, chosen: Any) -> Any:
+    def choices(subject: Any, _: Any, chosen: Any) -> Any:
         # An answer of ours may have been dropped while the page was being built: look after it.
         is_right = not subject or chosen == subject["item"]
         if dash.ctx.triggered_id == "follow" and not library.refresh() and is_right:
@@ -291,9 +299,23 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
             return no_update
         if item != view["item"]:
             return changed(view, item=item, device=None, event=None, low=None, high=None)
+        shows_it = subject and (subject["item"], subject["device"]) == (item, view["device"])
+        if device is None and not shows_it:
+            return changed(view, device=None, event=None, low=None, high=None)  # it could not be shown
         if device is None or int(device) == view["device"]:
             return no_update
         return changed(view, device=int(device), event=None, low=None, high=None)
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input("follow", "n_intervals"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def again(_: Any, view: Any) -> Any:
+        """A snapshot that could not be read while it was being written."""
+        worth = view is not None and view["item"] and library.is_worth_another_try(view["item"])
+        return dict(view) if worth else no_update
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -377,15 +399,17 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 text = f"{job.title} … {seconds:.0f} s" if seconds > 1 else f"{job.title} …"
                 return no_update, no_update, visible, text, None, False, visible if shown else hidden
             if job.error is not None:
-                error = job.error
+                item = library.item(view["item"])
+                error = _as_named(job.error, item)
                 library.jobs.forget((view["item"], device))
+                library.failed(view["item"])
                 # What was open before stays.
                 return (
                     no_update,
                     shown or no_update,
                     hidden,
                     "",
-                    alert(error),
+                    alert(error, more=_may_be_unfinished(item)),
                     True,
                     visible if shown else hidden,
                 )
@@ -395,6 +419,26 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
             view = changed(view, device=device)
             return view, view, hidden, "", None, True, visible
         return view, no_update, hidden, "", None, True, visible
+
+
+def _as_named(error: BaseException, item: Optional[Item]) -> BaseException:
+    """An error about an uploaded file, with the name that it has where it came from."""
+    if item is None or not item.is_upload or not isinstance(error, OomdoctorError):
+        return error
+    path = item.source.path
+
+    def told(text: Optional[str]) -> Optional[str]:
+        return None if text is None else text.replace(path, item.group)
+
+    return type(error)(
+        told(error.what) or "", where=told(error.where), why=told(error.why), next_step=told(error.next_step)
+    )
+
+
+def _may_be_unfinished(item: Optional[Item]) -> str:
+    if item is None or item.is_upload or item.run is None:
+        return ""
+    return "If it is still being written: this page reads it again when it changes."
 
 
 def _nothing_open(library: Library) -> Any:

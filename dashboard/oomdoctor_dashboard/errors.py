@@ -12,8 +12,8 @@ from oomdoctor.errors import OomdoctorError
 _LOG = logging.getLogger("oomdoctor.dashboard")
 
 
-def alert(error: Union[BaseException, str], text: str = "", *, colour: str = "red") -> Any:
-    """A box with an error, or with a title and a text."""
+def alert(error: Union[BaseException, str], text: str = "", *, colour: str = "red", more: str = "") -> Any:
+    """A box with an error, or with a title and a text; ``more`` is a line after it."""
     if isinstance(error, OomdoctorError):
         title, *lines = str(error).splitlines()
     elif isinstance(error, BaseException):
@@ -27,5 +27,5 @@ def alert(error: Union[BaseException, str], text: str = "", *, colour: str = "re
         color=colour,
         variant="light",
         className="od-alert",
-        children=[dmc.Text(line.strip(), size="sm") for line in lines if line.strip()],
+        children=[dmc.Text(line.strip(), size="sm") for line in [*lines, more] if line.strip()],
     )

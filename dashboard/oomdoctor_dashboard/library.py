@@ -28,6 +28,10 @@ from oomdoctor.snapshot.model import OOM
 from oomdoctor_dashboard.jobs import Job, Jobs
 
 _T = TypeVar("_T")
+_NOT_OPEN = "this snapshot is not open here"
+_OPEN_IT = "open it again: oomdoctor dashboard PATH, or upload it"
+# So many bytes of uploaded files stay, times the limit of one; the oldest go.
+UPLOADS_KEPT = 8
 
 # Devices that stay replayed, and moments of each: a million events take some 150 MB and 5 MB.
 _MOST_LOADED = 12
@@ -113,6 +117,7 @@ class Library:
         self._lock = threading.RLock()
         self._uploads: Optional[str] = None
         self._uploaded = 0
+        self._failed: dict[str, tuple[int, int]] = {}
 
     # ---- what is there ----
 
@@ -225,11 +230,7 @@ class Library:
                 return self._loaded[key, device]
         item = self.item(key)
         if item is None:
-            raise UsageError(
-                "this snapshot is not open here",
-                where=key,
-                next_step="open it again: oomdoctor dashboard PATH, or upload it",
-            )
+            raise UsageError(_NOT_OPEN, where=key, next_step=_OPEN_IT)
         snapshot = self._snapshot(key)
         there = snapshot.devices()
         if device not in there:
@@ -262,7 +263,7 @@ class Library:
     def _snapshot(self, key: str) -> Snapshot:
         item = self.item(key)
         if item is None:
-            raise UsageError("this snapshot is not open here", where=key)
+            raise UsageError(_NOT_OPEN, where=key, next_step=_OPEN_IT)
         with self._lock:
             if key in self._snapshots:
                 return self._snapshots[key]
@@ -272,11 +273,14 @@ class Library:
 
     # ---- uploads ----
 
-    def upload(self, name: str, pieces: Iterable[bytes]) -> Item:
+    def upload(self, name: str, pieces: Iterable[bytes], *, keep: Optional[int] = None) -> Item:
         """A file that came through the browser, kept in a private folder until :meth:`close`.
 
         Nothing of it is read here, and its name is not used as a path. What ``pieces`` raises goes through;
         nothing is left of the file then.
+
+        Args:
+            keep: bytes of uploaded files that stay; the oldest are forgotten beyond that.
         """
         with self._lock:
             if self._uploads is None:
@@ -291,7 +295,38 @@ class Library:
             path.unlink(missing_ok=True)
             raise
         item = _item(SnapshotSource(str(path)), None, _shown(name))
+        if keep is not None:
+            self._forget_oldest(keep - _stamp(str(path))[0])
         return self._put(replace(item, label="uploaded", is_upload=True))
+
+    def _forget_oldest(self, keep: int) -> None:
+        uploads = [item for item in self.items() if item.is_upload]
+        size = sum(_stamp(item.source.path)[0] for item in uploads)
+        for item in uploads:
+            if size <= keep:
+                return
+            size -= _stamp(item.source.path)[0]
+            self.remove(item.key)
+
+    def failed(self, key: str) -> None:
+        """Note that a snapshot could not be read as it is now; an uploaded one is forgotten."""
+        item = self.item(key)
+        if item is None:
+            return
+        if item.is_upload:
+            self.remove(key)
+            return
+        with self._lock:
+            self._failed[key] = _stamp(item.source.path)
+
+    def is_worth_another_try(self, key: str) -> bool:
+        """Whether a snapshot that could not be read has changed since: it was being written."""
+        item, stamp = self.item(key), self._failed.get(key)
+        if item is None or stamp is None or _stamp(item.source.path) == stamp:
+            return False
+        with self._lock:
+            self._failed.pop(key, None)
+        return True
 
     def close(self) -> None:
         """Remove what was uploaded."""
@@ -309,6 +344,15 @@ class Library:
                 self.jobs.forget(one)
         if item is not None and item.is_upload:
             Path(item.source.path).unlink(missing_ok=True)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of a file; zeros where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _key(path: str) -> str:

@@ -11,6 +11,7 @@ from oomdoctor.errors import UsageError
 from oomdoctor.units import parse_size
 
 _NUMBER = re.compile(r"^\s*([\d,]+(?:\.\d+)?)\s*([A-Za-zµ]*)\s*$")
+_UNIT = re.compile(r"[A-Za-zµ]+\s*$")
 _MICROSECONDS = {"us": 1, "µs": 1, "ms": 10**3, "s": 10**6, "min": 60 * 10**6, "h": 3600 * 10**6}
 _EVENTS = ("", "event", "events")
 _OLDER = ("older", "older than the trace")
@@ -136,4 +137,12 @@ def _bounds(text: str, number: Callable[[str], int]) -> Bounds:
     low, _, high = text.replace("–", "-").replace("..", "-").partition("-")
     if not high:
         return Bounds(low=number(low))
-    return Bounds(low=number(low), high=number(high))
+    unit = _UNIT.search(high)
+    if unit and low.strip() and not _UNIT.search(low):
+        low += unit.group()  # "1 - 2 MiB"
+    bounds = Bounds(low=number(low), high=number(high))
+    if (bounds.low or 0) > (bounds.high or 0):
+        raise UsageError(
+            f"nothing lies in the range {text!r}", next_step="give the smaller end first: 1 MiB - 2 MiB"
+        )
+    return bounds

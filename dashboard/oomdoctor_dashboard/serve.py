@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from typing import Optional
@@ -63,7 +65,8 @@ def serve(
             host=host,
             port=port,
             threads=_THREADS,
-            max_request_body_size=upload_limit + (1 << 20),
+            # More than is taken: that a file is too large is for us to say.
+            max_request_body_size=upload_limit + (64 << 20),
             ident="oomdoctor",
         )
     except (OSError, ValueError) as error:
@@ -79,6 +82,8 @@ def serve(
     shown = f"[{shown}]" if ":" in shown else shown
     address = f"http://{shown}:{_port(server, port)}/"
     say(address + (f"?token={token}" if token else ""))
+    with contextlib.suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         server.run()
     except KeyboardInterrupt:
@@ -86,6 +91,11 @@ def serve(
     finally:
         server.close()
         library.close()
+
+
+def _interrupt(*_: object) -> None:
+    """What was uploaded goes at SIGTERM as well."""
+    raise KeyboardInterrupt
 
 
 def _port(server: object, asked: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, jsonify, request
 
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.library import UPLOADS_KEPT, Library
 
 PATH = "/_upload"
 # A page of another site cannot add a header without being asked about it first, which is refused.
@@ -28,7 +28,7 @@ def add_upload_route(server: Flask, library: Library, limit: int) -> None:
             return jsonify(error="this is for the dashboard's own page"), 403
         name = request.args.get("name", "upload")
         if (request.content_length or 0) > limit:
-            return jsonify(error=_too_large(limit)), 413
+            return jsonify(error=too_large(limit)), 413
 
         def pieces() -> Any:
             size = 0
@@ -39,15 +39,15 @@ def add_upload_route(server: Flask, library: Library, limit: int) -> None:
                 yield piece
 
         try:
-            item = library.upload(name, pieces())
+            item = library.upload(name, pieces(), keep=limit * UPLOADS_KEPT)
         except _TooLarge:
-            return jsonify(error=_too_large(limit)), 413
+            return jsonify(error=too_large(limit)), 413
         except OSError as error:
             return jsonify(error=f"it could not be stored: {error.strerror}"), 507
         return jsonify(key=item.key)
 
 
-def _too_large(limit: int) -> str:
+def too_large(limit: int) -> str:
     return (
         f"files of more than {format_bytes(limit)} are not taken from a browser;"
         " start the dashboard with the file: oomdoctor dashboard FILE"

@@ -36,7 +36,8 @@ DEFAULT: View = {
     "options": {},
 }
 _NUMBERS = ("device", "event", "low", "high")
-_CHOICES = {"axis": ("events", "time"), "theme": ("light", "dark")}
+TABS = ("overview", "segments", "live", "fragmentation", "whatif", "compare")
+_CHOICES = {"axis": ("events", "time"), "theme": ("light", "dark"), "tab": TABS}
 # The address of a page is shared and kept in logs.
 _LONGEST = 4000
 

@@ -75,7 +75,11 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
   async function send(files) {
     for (const file of files) {
       let answer;
+      const limit = Number(document.getElementById("page").dataset.uploadLimit);
       try {
+        if (file.size > limit) {
+          throw new Error("TOO LARGE");
+        }
         const response = await fetch("/_upload?name=" + encodeURIComponent(file.name), {
           method: "POST",
           headers: { "X-Oomdoctor-Upload": "1", "Content-Type": "application/octet-stream" },
@@ -83,7 +87,8 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
         });
         answer = await response.json();
       } catch (error) {
-        answer = { error: "the file could not be sent: " + error.message };
+        const tooLarge = error.message === "TOO LARGE" && document.getElementById("page").dataset.tooLarge;
+        answer = { error: tooLarge || "the file could not be sent: " + error.message };
       }
       answer.name = file.name;
       answer.at = Date.now();

@@ -87,8 +87,14 @@ window.dash_clientside = window.dash_clientside || {};
   const KEYS = { ArrowLeft: "previous", ArrowRight: "next", Home: "first", End: "last", " ": "play" };
   // Where these keys have a meaning of their own.
   const TAKEN =
-    "input, textarea, select, [contenteditable=true], .ag-root, [role=tab], [role=slider], [role=listbox]," +
+    "input, textarea, select, [contenteditable=true], .ag-root, [role=slider], [role=listbox]," +
     " [role=option], [role=menu], [role=dialog]";
+
+  // A tab that was clicked keeps no focus, which its own arrow keys would move; one reached by Tab does.
+  document.addEventListener("click", function (event) {
+    const tab = event.detail > 0 && event.target.closest && event.target.closest("[role=tab]");
+    if (tab) tab.blur();
+  });
 
   document.addEventListener("keydown", function (event) {
     const target = event.target;

@@ -49,6 +49,10 @@ _EMPTY = {
     "yaxis": {"visible": False},
 }
 
+# Pixels, and rows of the table of what pins holes that are seen at once.
+_GRID_ROW, _GRID_HEADER = 27, 36
+_MOST_ROWS = 14
+
 _HELP_OVER = """\
 Of what is reserved, what no tensor uses: holes (free blocks in segments that hold a live block, so they
 cannot go back to the device), free whole segments, pending (freed, another stream may still use it) and
@@ -113,6 +117,7 @@ def layout() -> Any:
                     _grid(
                         "pins",
                         _columns(tables.PIN_COLUMNS, [{**_column("place", 360), "flex": 1, "pinned": None}]),
+                        scrolls=True,
                     ),
                 ],
                 id=f"{ID}-themed",
@@ -217,7 +222,8 @@ def _columns(
     ]
 
 
-def _grid(name: str, columns: list[dict[str, Any]]) -> Any:
+def _grid(name: str, columns: list[dict[str, Any]], *, scrolls: bool = False) -> Any:
+    """A table; one that scrolls has only the rows in sight in the page."""
     return dag.AgGrid(
         id=f"{ID}-{name}",
         columnDefs=columns,
@@ -225,9 +231,9 @@ def _grid(name: str, columns: list[dict[str, Any]]) -> Any:
         defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
         dashGridOptions={
             "theme": {"function": "themeQuartz.withParams({fontSize: 12, spacing: 5})"},
-            "rowHeight": 27,
-            "headerHeight": 32,
-            "domLayout": "autoHeight",
+            "rowHeight": _GRID_ROW,
+            "headerHeight": _GRID_HEADER - 4,
+            "domLayout": "normal" if scrolls else "autoHeight",
             "suppressCellFocus": True,
             "enableCellTextSelection": True,
             "tooltipShowDelay": 300,
@@ -450,6 +456,7 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-pools", "rowData"),
         Output(f"{ID}-pools", "dashGridOptions"),
         Output(f"{ID}-pins", "rowData"),
+        Output(f"{ID}-pins", "style"),
         Output(f"{ID}-pins-text", "children"),
         Output(f"{ID}-basis", "children"),
         Output(f"{ID}-themed", "data-ag-theme-mode"),
@@ -458,11 +465,11 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
     )
     def draw(shown: Any, options: Any) -> Any:
         if not _mine(shown):
-            return (no_update,) * 8
+            return (no_update,) * 9
         try:
             loaded = library.loaded(shown["item"], shown["device"])
         except OomdoctorError:  # the other callback says why
-            return (no_update,) * 8
+            return (no_update,) * 9
         moment, inspection = loaded.moment(shown["event"]), loaded.inspection(shown["event"])
         figure, text = _blocks(shown, loaded) if loaded.device.has_events else (no_update, "")
         pins = tables.pin_rows(inspection)
@@ -474,7 +481,9 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         if not loaded.device.has_events:
             basis = "the final state, recorded"
         above = {**options, "pinnedTopRowData": [tables.device_row(moment)]}
-        return figure, text, tables.pool_rows(moment), above, pins, said, basis, shown["theme"]
+        height = {"height": _GRID_HEADER + _GRID_ROW * min(max(len(pins), 1), _MOST_ROWS)}
+        pools = tables.pool_rows(moment)
+        return figure, text, pools, above, pins, height, said, basis, shown["theme"]
 
     @app.callback(
         Output(f"{ID}-file", "data"),

@@ -352,11 +352,13 @@ def _register_options(app: dash.Dash) -> None:
     ) -> Any:
         if view is None or view["tab"] != ID or drawn is None:
             return no_update
+        pool, alone, colour = pool or "all", alone or "all", colour or "state"
         new = with_options(
             view,
             ID,
             pool=None if pool == "all" else pool,
-            stream=None if stream == "all" else int(stream),
+            # None: a shared address asked for a stream that is not here.
+            stream=int(stream) if stream and stream.isdigit() else None,
             alone=None if alone == "all" else alone,
             colour=None if colour == "state" else colour,
             holes=True if holes else None,
