@@ -20,7 +20,7 @@ from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.replay import replay
 from oomdoctor.allocator.settings_parser import parse_settings
-from oomdoctor.allocator.what_if import capacity_at_oom
+from oomdoctor.allocator.what_if import capacity_of
 from oomdoctor.errors import SettingsError
 from oomdoctor.units import format_bytes
 
@@ -137,7 +137,9 @@ def advise(
             for device, size, outcome in zip(devices, capacities, (best or current).outcomes)
         ),
         max_split=answer(tried, current, histories, _layouts(current, devices)),
-        steps=None if best is None else steps(path or devices[0].source.path, devices, best.alloc_conf),
+        steps=None
+        if best is None
+        else steps(path or devices[0].source.path, devices, best.alloc_conf, capacity),
         notes=tuple(notes),
     )
 
@@ -163,11 +165,6 @@ def _not_by_oldest(best: Optional[Tried], devices: Sequence[DeviceHistory]) -> l
         except SettingsError as error:
             found.append(f"if it was torch {named(oldest)} that recorded this: {error.what}")
     return found
-
-
-def capacity_of(device: DeviceHistory) -> Optional[int]:
-    """What PyTorch could reserve: at the recorded out-of-memory error, else when the snapshot was taken."""
-    return capacity_at_oom(device.history) or device.source.capacity(device.device)
 
 
 def _why(best: Optional[Tried], current: Tried) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Callable, Optional
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 import click
 
@@ -135,7 +135,7 @@ def command(
         if reruns and advice.steps is not None and was_rehearsed(path):
             if sys.stderr.isatty():
                 click.echo("oomdoctor: rehearsing the whole program again under the recommendation", err=True)
-            advice = replace(advice, again=run_again(path, advice.steps.value))
+            advice = replace(advice, again=run_again(path, advice.steps.value, advice.devices, capacity))
     if as_json:
         from oomdoctor.reporters import advise_json
 
@@ -144,7 +144,18 @@ def command(
     from oomdoctor.reporters import advise_text
     from oomdoctor.reporters.ink import ink_for
 
-    write(advise_text.render(advice, problems, ink_for(sys.stdout), path))
+    asked = [path, *_asked(device=device, capacity=capacity, torch=torch, dump=dump, scheduler=scheduler)]
+    write(advise_text.render(advice, problems, ink_for(sys.stdout), asked))
+
+
+def _asked(**options: Union[int, str, None]) -> Iterator[str]:
+    """Words of the options that were given, as they have to be given again."""
+    from oomdoctor.diagnosis.run_remedies import exact_size
+
+    for name, value in options.items():
+        if value is not None:
+            yield f"--{name}"
+            yield exact_size(int(value)) if name == "capacity" else str(value)
 
 
 def _from_state(

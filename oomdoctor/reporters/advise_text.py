@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.prove import Proof
 from oomdoctor.advice.ranking import Tried, frontier, is_better
-from oomdoctor.advice.verify import pasteable
+from oomdoctor.advice.verify import Steps, pasteable
 from oomdoctor.diagnosis.settings_text import parse_options
 from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
@@ -20,11 +20,15 @@ _ROWS = 7
 _NAME = 25
 
 
-def render(advice: Advice, problems_found: Sequence[str], ink: Ink, path: str) -> str:
-    """The whole answer."""
+def render(advice: Advice, problems_found: Sequence[str], ink: Ink, asked: Sequence[str]) -> str:
+    """The whole answer.
+
+    Args:
+        asked: words of the command line after ``advise``, to ask the same again.
+    """
     parts = [_device(advice, number, ink) for number in range(len(advice.devices))]
     parts.append(_split(advice))
-    parts.append(_conclusion(advice, ink, path))
+    parts.append(_conclusion(advice, ink, asked))
     said = [*advice.notes, *(note for device in advice.devices for note in device.notes)]
     if said:
         parts.append("\n".join(notes(list(dict.fromkeys(said)))))
@@ -41,7 +45,7 @@ def ending(advice: Advice, ink: Ink, path: str) -> str:
             ink("Other settings, tried on this recording", "bold"),
             *(_device(advice, number, ink) for number in died),
             _split(advice),
-            _conclusion(advice, ink, path),
+            _conclusion(advice, ink, (path,)),
         ]
     )
 
@@ -162,17 +166,15 @@ def _again(advice: Advice) -> str:
         return ""
     if again.why_not is not None:
         return f"\n\n{filled(f'The program was not run again: {again.why_not}.')}"
+    on = "the same emulated devices"
+    if again.capacity is not None:
+        on = f"emulated devices with {format_bytes(again.capacity)} for PyTorch"
     if again.survives:
-        return (
-            f"\n\n{filled('The whole program, run again under it on the same emulated devices, ends well.')}"
-        )
+        return "\n\n" + filled(f"The whole program, run again under it on {on}, ends well.")
     how = (
         f"{again.ooms} of its processes run out of memory" if again.ooms else "no process runs out of memory"
     )
-    said = (
-        "The whole program, run again under it on the same emulated devices, ends with"
-        f" {again.exit_status}: {how}."
-    )
+    said = f"The whole program, run again under it on {on}, ends with {again.exit_status}: {how}."
     lacks = [
         shortfall_text.render(lack, f"There, at allocation {index:,} of GPU {number}")
         for number, index, lack in again.lacks[:1]
@@ -198,16 +200,20 @@ def _command(words: Sequence[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
+def _to_see(steps: Steps) -> str:
+    where = "" if steps.room is None else f" where PyTorch has {format_bytes(steps.room)}"
+    return f"To see that it helps, record again with it{where}, and compare:"
+
+
+def _conclusion(advice: Advice, ink: Ink, asked: Sequence[str]) -> str:
     if advice.best is None or advice.steps is None:
         return "\n\n".join([filled(f"No setting to change: {advice.why}."), *_what_else(advice)])
     parts = [
         filled(f"Best: {advice.why}."),
         f"  {ink(advice.steps.export, 'bold')}{_again(advice)}",
-        "To see that it helps, record again with it, and compare:\n"
-        f"{_command(advice.steps.record)}\n{_command(advice.steps.compare)}",
+        f"{filled(_to_see(advice.steps))}\n{_command(advice.steps.record)}\n{_command(advice.steps.compare)}",
         *_what_else(advice),
     ]
     if not advice.proofs and not advice.unproved:
-        parts[2] += f"\nThe real allocator's word:\n{_command(('oomdoctor', 'advise', path, '--prove'))}"
+        parts[2] += f"\nThe real allocator's word:\n{_command(('oomdoctor', 'advise', *asked, '--prove'))}"
     return "\n\n".join(parts)
