@@ -63,6 +63,9 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
     ]
     lines += [_row(advice, number, one) for one in _shown(advice)]
     lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
+    if device.held_at_start:
+        held = format_bytes(device.held_at_start)
+        lines.append(ink(f"  and not less than the {held} reserved when the trace began", "dim"))
     if number in advice.unproved:
         lines += ["", filled(f"Not proved: {advice.unproved[number]}.")]
     lines += _proofs([proof for (of, _), proof in advice.proofs.items() if of == number])
