@@ -12,12 +12,12 @@ from oomdoctor.advice.verify import Steps, pasteable
 from oomdoctor.diagnosis.settings_text import parse_options
 from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
-from oomdoctor.reporters.parts import size_text
+from oomdoctor.reporters.parts import narrow_count, narrow_size
 from oomdoctor.reporters.recording_text import WIDTH, called, filled, notes, problems, release, trust
 from oomdoctor.units import format_bytes
 
 _ROWS = 7
-_NAME = 25
+_NAME, _SURVIVES = 24, 14
 
 
 def render(advice: Advice, problems_found: Sequence[str], ink: Ink, asked: Sequence[str]) -> str:
@@ -53,13 +53,14 @@ def ending(advice: Advice, ink: Ink, path: str) -> str:
 def _device(advice: Advice, number: int, ink: Ink) -> str:
     device, capacity = advice.devices[number], advice.capacities[number]
     room = "no end of memory known" if capacity is None else f"{format_bytes(capacity)} for PyTorch"
-    head = f"{called(device)}, {room}, {release(device)}"
+    head = filled(f"{called(device)}, {room}, {release(device)}")
     peak = advice.current.outcomes[number].peak_allocated_bytes
     lines = [
         ink(head, "bold"),
         filled(f"{trust(device)} The requests that were replayed hold {format_bytes(peak)} at their peak."),
         "",
-        f"  {'setting':{_NAME}s} {'survives':>14s} {'reserved':>9s} {'retry':>5s} {'needs':>9s} basis",
+        f"  {'setting':{_NAME}s} {'survives':>{_SURVIVES}s} {'reserved':>10s} {'retry':>5s} {'needs':>10s}"
+        " basis",
     ]
     lines += [_row(advice, number, one) for one in _shown(advice)]
     lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
@@ -119,21 +120,28 @@ def _row(advice: Advice, number: int, one: Tried) -> str:
     outcome = one.outcomes[number]
     survives = "yes"
     if outcome.first_oom is not None:
-        survives = f"dies at {outcome.first_oom.alloc_index:,}"
+        survives = _dies_at(outcome.first_oom.alloc_index)
     elif advice.capacities[number] is None:
         survives = "-"
     name = one.alloc_conf or "the defaults"
     if one is advice.current:
         name = f"as recorded ({one.alloc_conf or 'defaults'})"
-    needs = size_text(one.needs[number]) if one.needs else ""
+    needs = narrow_size(one.needs[number]) if one.needs else ""
     mark = " ←" if one is advice.best else ""
     lead = ""
     if len(name) > _NAME:
         lead, name = "".join(f"  {line}\n" for line in broken(name)), ""
     return (
-        f"{lead}  {name:{_NAME}s} {survives:>14s} {size_text(outcome.peak_reserved_bytes):>9s}"
-        f" {outcome.num_alloc_retries:5,d} {needs:>9s} {advice.basis(number, one.alloc_conf)}{mark}"
+        f"{lead}  {name:{_NAME}s} {survives:>{_SURVIVES}s}"
+        f" {narrow_size(outcome.peak_reserved_bytes):>10s} {narrow_count(outcome.num_alloc_retries):>5s}"
+        f" {needs:>10s} {advice.basis(number, one.alloc_conf)}{mark}"
     )
+
+
+def _dies_at(index: int) -> str:
+    """As many words as the column has room for."""
+    said = [f"{lead}{index:,}" for lead in ("dies at ", "dies ", "at ")]
+    return next((one for one in said if len(one) <= _SURVIVES), said[-1])
 
 
 def broken(settings: str, width: int = WIDTH - 2) -> list[str]:
