@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Callable, Optional, Protocol
@@ -17,6 +18,7 @@ from oomdoctor.advice.ranking import HALVINGS, Tried, ranked
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.replay import Outcome
 from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.errors import OomdoctorError
 
 # How many settings that did well alone are tried together.
 _PAIRED = 6
@@ -47,9 +49,26 @@ def local_map(
         # Here, so that each forked process finds the machine code at hand.
         evaluate(Task(recordings[0][0], "", None))
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-            yield lambda tasks: pool.map(evaluate, tasks, chunksize=1)
+            yield lambda tasks: _each(pool, tasks)
     finally:
         forget()
+
+
+def _each(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """The outcomes of tasks, from processes that may be killed.
+
+    Raises:
+        OomdoctorError: one was.
+    """
+    try:
+        yield from pool.map(evaluate, tasks, chunksize=1)
+    except BrokenProcessPool as error:
+        raise OomdoctorError(
+            "a process of the search ended before its replay did",
+            where="--workers",
+            why="something killed it: the kernel, if this machine ran out of memory, or its limits",
+            next_step="search in this process alone, which takes least memory: --workers 1",
+        ) from error
 
 
 def search(

@@ -105,7 +105,7 @@ def command(
     for one, other in each_device(path, device, dump, torch, problems):
         if other is not None:
             raise UsageError(
-                f"torch {torch} has not recorded this: it is of {one.torch}",
+                f"torch {torch} has not recorded this: it is of {one.torch.as_one}",
                 where="--torch",
                 next_step="for another release's rules: oomdoctor replay --torch VERSION --alloc-conf CONF",
             )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,10 @@ from typing import Any, Optional
 import pytest
 from click.testing import CliRunner
 
+from oomdoctor.advice import search as search_module
 from oomdoctor.advice.advise import advise
 from oomdoctor.advice.candidates import max_split_values
-from oomdoctor.advice.evaluate import Place, Task
+from oomdoctor.advice.evaluate import Place, Task, evaluate
 from oomdoctor.advice.held import refuse_less
 from oomdoctor.advice.search import local_map
 from oomdoctor.allocator.loading import load_device
@@ -269,6 +272,25 @@ def test_as_many_workers_as_there_are_find_the_same(tmp_path: Path) -> None:
         assert ask(path, *limit) == ask(path, *limit, "--workers", "2")
 
 
+_HERE = os.getpid()
+
+
+def killed_in_a_worker(task: Task) -> Outcome:
+    if os.getpid() != _HERE:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(task)
+
+
+def test_a_worker_that_is_killed_is_told_of_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "one.pickle", recorded(HELPS, Settings()))
+    monkeypatch.setattr(search_module, "evaluate", killed_in_a_worker)
+    error = refused(path, "--workers", "2")
+    assert error.exit_code == 1
+    assert error.why is not None
+    assert "ended before its replay did" in str(error)
+    assert "--workers 1" in str(error.next_step)
+
+
 def test_devices_of_a_job_get_one_setting() -> None:
     document = ask(str(TWO_GPUS))
     first, second = document["devices"]
@@ -455,6 +477,7 @@ def test_a_release_that_has_not_recorded_it_is_refused(tmp_path: Path) -> None:
     error = refused(path, "--torch", "2.3")
     assert error.exit_code == 2
     assert "torch 2.3 has not recorded this: it is of 2.12" in str(error)
+    assert ReleaseBounds((2, 3), (2, 4), "derived").as_one == "a release between 2.3 and 2.4"
     assert ask(path, "--torch", "2.12")["devices"][0]["torch"]["basis"] == "stated"
 
 
