@@ -11,6 +11,7 @@ from typing import Optional
 
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.settings import Settings
+from oomdoctor.diagnosis.run_remedies import exact_size
 from oomdoctor.errors import InputError, UsageError
 from oomdoctor.units import format_bytes
 
@@ -41,7 +42,7 @@ def refuse_less(
         f"{format_bytes(held)} were reserved{where} when the trace began, and how the program would have"
         " come there with less is not in the recording"
     )
-    enough = f"--capacity {held} or more"
+    enough = f"--capacity {exact_size(held)} or more"
     if len(short) < len(devices):
         enough += ", or another --device"
     if asked:

@@ -122,6 +122,8 @@ def command(
     if not recordings:
         if proves:
             problems.append(f"nothing is proved: {WHY_UNPROVABLE}")
+        if capacity is not None:
+            problems.append("--capacity changes nothing: no request was recorded that could be tried with it")
         write(_from_state(without, capacity, problems, as_json))
         return
     problems += [f"device {one.device}: no request was recorded, so it has no say" for one in without]

@@ -9,6 +9,7 @@ from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.prove import Proof
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.verify import Steps, pasteable
+from oomdoctor.allocator.replay import recorded_outcome
 from oomdoctor.diagnosis.settings_text import parse_options
 from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
@@ -54,17 +55,20 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
     device, capacity = advice.devices[number], advice.capacities[number]
     room = "no end of memory known" if capacity is None else f"{format_bytes(capacity)} for PyTorch"
     head = filled(f"{called(device)}, {room}, {release(device)}")
-    peak = advice.current.outcomes[number].peak_allocated_bytes
+    # The recording's own: under another capacity the current settings may die before it.
+    peak = recorded_outcome(device.history).peak_allocated_bytes
     lines = [
         ink(head, "bold"),
-        filled(f"{trust(device)} The requests that were replayed hold {format_bytes(peak)} at their peak."),
+        filled(f"{trust(device)} The recorded requests hold {format_bytes(peak)} at their peak."),
         "",
         f"  {'setting':{_NAME}s} {'survives':>{_SURVIVES}s} {'reserved':>10s} {'retry':>5s} {'needs':>10s}"
         " basis",
     ]
     lines += [_row(advice, number, one) for one in _shown(advice)]
-    lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
-    if device.held_at_start:
+    needs_known = any(one.needs for one in _shown(advice))
+    if needs_known:
+        lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
+    if needs_known and device.held_at_start:
         held = format_bytes(device.held_at_start)
         lines.append(ink(f"  and not less than the {held} reserved when the trace began", "dim"))
     if number in advice.unproved:

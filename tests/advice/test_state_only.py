@@ -185,6 +185,11 @@ def test_proof_is_said_to_be_impossible(file: str) -> None:
     assert any("nothing is proved" in problem for problem in ask(file, "--prove")["problems"])
 
 
+def test_a_capacity_is_said_to_change_nothing(file: str) -> None:
+    assert "--capacity changes nothing" in flowing(text(file, "--capacity", "1GiB"))
+    assert "--capacity" not in text(file)
+
+
 def test_a_snapshot_of_nothing_is_refused(tmp_path: Path) -> None:
     error = refused(save(tmp_path / "one.pickle", {"segments": [], "device_traces": []}))
     assert error.exit_code == 1
