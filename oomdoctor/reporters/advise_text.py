@@ -187,7 +187,9 @@ def _again(advice: Advice) -> str:
     if again.survives:
         return "\n\n" + filled(f"The whole program, run again under it on {on}, ends well.")
     how = (
-        f"{again.ooms} of its processes run out of memory" if again.ooms else "no process runs out of memory"
+        f"{again.ooms} of its processes {'runs' if again.ooms == 1 else 'run'} out of memory"
+        if again.ooms
+        else "no process runs out of memory"
     )
     said = f"The whole program, run again under it on {on}, ends with {again.exit_status}: {how}."
     lacks = [

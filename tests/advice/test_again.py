@@ -79,7 +79,7 @@ def test_where_it_dies_later_it_is_said_what_was_missing_there(python: str, tmp_
     assert lack["requested_bytes"] == 30 << 20
     assert lack["missing_bytes"] == 20 << 20
     said = flowing(text(run, "--prove", "--python", python))
-    assert "1 of its processes run out of memory" in said
+    assert "1 of its processes runs out of memory" in said
     assert (
         "There, at allocation 3 of GPU 0: 130.00 MiB were live and 30.00 MiB wanted, 20.00 MiB more" in said
     )
