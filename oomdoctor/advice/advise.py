@@ -13,7 +13,7 @@ from oomdoctor.advice.held import refuse_less
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, ProveOn, ground_for, prove, room_of, why_unprovable
 from oomdoctor.advice.ranking import Tried, frontier, is_better, scale_of
-from oomdoctor.advice.reasons import fewer_retries, nothing_better, where_there_is_room
+from oomdoctor.advice.reasons import fewer_retries, higher_peak, nothing_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.advice.shortfall import Shortfall, shortfall
 from oomdoctor.advice.verify import Steps, steps
@@ -180,9 +180,7 @@ def _why(best: Optional[Tried], current: Tried, others: Sequence[Tried]) -> str:
         return "gets further before it runs out of memory; it does not survive"
     saved = best.headroom - current.headroom
     if saved > scale_of((best, current)):
-        return (
-            f"leaves {format_bytes(saved)} more room at the worst moment{where_there_is_room(best, current)}"
-        )
+        return f"leaves {format_bytes(saved)} more room at the worst moment{higher_peak(best, current)}"
     return fewer_retries(best, current)
 
 

@@ -8,7 +8,7 @@ from typing import Optional
 
 from oomdoctor.advice.candidates import max_split_values
 from oomdoctor.advice.ranking import Tried, is_better, ranked, scale_of
-from oomdoctor.advice.reasons import fewer_retries, how_worse, nothing_better, where_there_is_room
+from oomdoctor.advice.reasons import fewer_retries, higher_peak, how_worse, nothing_better
 from oomdoctor.allocator.constants import LARGE_BUFFER, SMALL_SIZE
 from oomdoctor.allocator.history import History
 from oomdoctor.allocator.layout import Layout
@@ -85,10 +85,10 @@ def _how_it_helps(best: Tried, current: Tried, alone: Sequence[Tried]) -> str:
     room = best.headroom - current.headroom
     if room <= scale_of((best, current)):
         return f"{fewer_retries(best, current)}.{also}"
-    # At a tight capacity the peak may be the same or higher, and yet less be needed.
-    if saved > 0:
+    # At a tight capacity the peak may be much the same or higher, and yet less be needed.
+    if saved > scale_of((best, current)):
         return f"the peak reserved is {format_bytes(saved)} lower.{also}"
-    return f"the run survives with {format_bytes(room)} less{where_there_is_room(best, current)}.{also}"
+    return f"the run survives with {format_bytes(room)} less{higher_peak(best, current)}.{also}"
 
 
 def _left(one: Tried) -> str:

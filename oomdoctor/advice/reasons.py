@@ -34,13 +34,17 @@ def nothing_better(current: Tried, others: Sequence[Tried], noun: str) -> str:
 def fewer_retries(best: Tried, current: Tried) -> str:
     """How many, and what else is to be known of it."""
     fewer = current.retries - best.retries
-    return f"{fewer:,} {'retry' if fewer == 1 else 'retries'} fewer{where_there_is_room(best, current)}"
+    return f"{fewer:,} {'retry' if fewer == 1 else 'retries'} fewer{higher_peak(best, current)}"
 
 
-def where_there_is_room(one: Tried, current: Tried) -> str:
-    """That a setting reserves more than the current ones, as long as nothing makes it give back; else ""."""
+def higher_peak(one: Tried, current: Tried) -> str:
+    """That a setting reserves more than the current ones, though it may need less; else ""."""
     more = _reserved(one) - _reserved(current)
-    return f"; where there is room its peak reserved is {format_bytes(more)} higher" if more > 0 else ""
+    if more <= scale_of((one, current)):
+        return ""
+    known = all(size is not None for size in current.capacities)
+    there = "with this much memory" if known else "with memory to spare"
+    return f"; {there} its peak reserved is {format_bytes(more)} higher"
 
 
 def how_worse(several: Sequence[Tried], current: Tried) -> str:

@@ -63,14 +63,17 @@ def test_the_current_settings_stay_where_others_do_the_same() -> None:
 
 def test_less_needed_is_told_where_the_peak_is_no_lower() -> None:
     current = replace(tried(""), needs=(2 * GIB,))
-    better = replace(tried("max_split_size_mb:32", peak_reserved_bytes=2 * GIB + MIB), needs=(GIB,))
+    better = replace(tried("max_split_size_mb:32", peak_reserved_bytes=3 * GIB), needs=(GIB,))
     said = answer([current, better], current, [])
     assert said.helps
     assert said.why == (
-        "the run survives with 1.00 GiB less; where there is room its peak reserved is 1.00 MiB higher."
+        "the run survives with 1.00 GiB less; with this much memory its peak reserved is 1.00 GiB higher."
     )
-    even = replace(tried("max_split_size_mb:32"), needs=(GIB,))
-    assert answer([current, even], current, []).why == "the run survives with 1.00 GiB less."
+    for size in (2 * GIB - MIB, 2 * GIB, 2 * GIB + MIB):
+        even = replace(tried("max_split_size_mb:32", peak_reserved_bytes=size), needs=(GIB,))
+        assert answer([current, even], current, []).why == "the run survives with 1.00 GiB less."
+    lower = replace(tried("max_split_size_mb:32", peak_reserved_bytes=GIB), needs=(GIB,))
+    assert answer([current, lower], current, []).why == "the peak reserved is 1.00 GiB lower."
 
 
 def test_fewer_retries_are_told_where_it_is_these_that_help() -> None:
