@@ -18,6 +18,13 @@ from oomdoctor.errors import UsageError
 Path = Union[str, "os.PathLike[str]"]
 
 _BUFFER = 1 << 20
+# What fsspec needs for a protocol.
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("abfs", "abfss", "az", "adl"), "adlfs"),
+    **dict.fromkeys(("http", "https"), "aiohttp"),
+}
 # "chained::urls" of fsspec are left out: a C++ name in a message looks like one.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 
@@ -49,13 +56,32 @@ def _filesystem(url: Path) -> tuple[Any, str]:
             "the package for this protocol is not installed",
             where=where,
             why=str(error),
-            next_step="install it beside oomdoctor: s3fs for s3://, gcsfs for gs://, adlfs for abfs://",
+            next_step=f"install it beside oomdoctor: {_packages(where.partition('://')[0])}",
         ) from error
     except ValueError as error:
-        raise UsageError("no storage is known by this protocol", where=where, why=str(error)) from error
+        raise UsageError(
+            "no storage is known by this protocol",
+            where=where,
+            why=str(error),
+            next_step="copy the folder here and give its path, or write it as s3://, gs://, file://, http://",
+        ) from error
     except Exception as error:  # whatever a client raises that lacks credentials
-        raise UsageError("the storage cannot be used", where=where, why=_told(error)) from error
+        raise UsageError(
+            "the storage cannot be used",
+            where=where,
+            why=_told(error),
+            next_step="see that its own tool reaches it from here, with the same credentials",
+        ) from error
     return found
+
+
+def _packages(protocol: str) -> str:
+    """What reads a protocol, as for pip; where that is not known, that of the usual ones."""
+    package = _PACKAGES.get(protocol)
+    if package is not None:
+        return f"pip install {package}"
+    usual = ("s3", "gs", "abfs", "http")
+    return ", ".join(f"{_PACKAGES[one]} for {one}://" for one in usual)
 
 
 def _told(error: Exception) -> str:

@@ -25,7 +25,7 @@ def format_bytes(size_bytes: int) -> str:
     sign = "−" if size_bytes < 0 else ""
     magnitude = abs(size_bytes)
     if magnitude < KIB:
-        return f"{sign}{magnitude} bytes"
+        return f"{sign}{magnitude} {'byte' if magnitude == 1 else 'bytes'}"
     for unit, factor in (("KiB", KIB), ("MiB", MIB), ("GiB", GIB)):
         # Compare what will be printed, so that 1023.999 KiB becomes 1.00 MiB and never "1024.00 KiB".
         if round(magnitude / factor, 2) < 1024:

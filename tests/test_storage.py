@@ -142,6 +142,28 @@ def test_a_protocol_without_its_package_says_so(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(fsspec.core, "url_to_fs", lacks)
     error = refused("inspect", "s3://bucket/run")
     assert "Install s3fs" in str(error)
+    assert error.next_step == "install it beside oomdoctor: pip install s3fs"
+
+
+@pytest.mark.parametrize(
+    ("url", "package"),
+    [
+        ("http://host/one.pickle", "pip install aiohttp"),
+        ("gs://bucket/run", "pip install gcsfs"),
+        ("ftps://host/run", "s3fs for s3://, gcsfs for gs://, adlfs for abfs://, aiohttp for http://"),
+    ],
+)
+def test_the_package_that_is_lacking_is_that_of_the_protocol(
+    monkeypatch: pytest.MonkeyPatch, url: str, package: str
+) -> None:
+    import fsspec.core
+
+    def lacks(url: str) -> Any:
+        raise ImportError("not installed")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lacks)
+    error = refused("inspect", url)
+    assert str(error.next_step).endswith(package)
 
 
 def test_a_storage_that_fails_is_an_error_in_words(in_memory: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,9 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.advice.advise import capacity_of
 from oomdoctor.allocator.history import History
 from oomdoctor.allocator.loading import DeviceHistory
-from oomdoctor.allocator.what_if import capacity_at_oom
+from oomdoctor.allocator.what_if import capacity_at_oom, capacity_of
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.run.device_samples import samples_of
 from oomdoctor.run.documents import integer, objects

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
-from oomdoctor.advice.advise import capacity_of
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.settings_keys import knows
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.torch_version import NEWEST, OLDEST, TorchVersion, parse_torch_version
-from oomdoctor.allocator.what_if import Asked
+from oomdoctor.allocator.what_if import Asked, capacity_of
 from oomdoctor.errors import OomdoctorError, SettingsError, UsageError
 from oomdoctor.units import format_bytes, parse_size
 

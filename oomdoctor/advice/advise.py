@@ -9,9 +9,11 @@ from typing import Optional
 from oomdoctor.advice.again import Again
 from oomdoctor.advice.conflicts import conflicts, doubts
 from oomdoctor.advice.evaluate import Place
+from oomdoctor.advice.held import refuse_less
 from oomdoctor.advice.max_split import MaxSplitAnswer, answer
 from oomdoctor.advice.prove import Proof, ProveOn, ground_for, prove, room_of, why_unprovable
-from oomdoctor.advice.ranking import Tried, frontier, is_better
+from oomdoctor.advice.ranking import Tried, frontier, is_better, scale_of
+from oomdoctor.advice.reasons import fewer_retries, higher_peak, nothing_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.advice.shortfall import Shortfall, shortfall
 from oomdoctor.advice.verify import Steps, steps
@@ -20,7 +22,7 @@ from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.replay import replay
 from oomdoctor.allocator.settings_parser import parse_settings
-from oomdoctor.allocator.what_if import capacity_at_oom
+from oomdoctor.allocator.what_if import capacity_of
 from oomdoctor.errors import SettingsError
 from oomdoctor.units import format_bytes
 
@@ -80,9 +82,14 @@ def advise(
         recordings: those with history; at least one.
         capacity: bytes that PyTorch may reserve on each; by default what the recording shows it had.
         path: of the run folder or snapshot that they are from, for the commands to run next.
+
+    Raises:
+        UsageError: ``capacity`` is less than was reserved when a trace began.
+        InputError: so is what the recording says there was.
     """
     devices = tuple(device for _, device in recordings)
     capacities = tuple(capacity if capacity is not None else capacity_of(device) for device in devices)
+    refuse_less(devices, capacities, asked=capacity is not None)
     recorded_text = devices[0].history.settings.text
     tried = search(
         [(place, device, size) for (place, device), size in zip(recordings, capacities)],
@@ -101,18 +108,12 @@ def advise(
         for called, size in ((f"device {d.device}", c) for d, c in zip(devices, capacities))
         if size is None
     ]
-    for device, size in zip(devices, capacities):
-        held = sum(piece.end - piece.start for piece in device.history.initial.pieces)
-        if size is not None and held > size:
-            notes.append(
-                f"device {device.device}: {format_bytes(held)} were reserved when the trace began, more than"
-                " this capacity; what lay there before is replayed as it lay, under every setting"
-            )
-        elif held:
-            notes.append(
-                f"device {device.device}: {format_bytes(held)} were reserved when the trace began; another"
-                " setting would have changed that as well, and is not seen to"
-            )
+    notes += [
+        f"device {device.device}: {format_bytes(device.held_at_start)} were reserved when the trace began;"
+        " another setting would have changed that as well, and is not seen to"
+        for device in devices
+        if device.held_at_start
+    ]
     for device in devices[1:]:
         text = device.history.settings.text
         if text != recorded_text:
@@ -131,13 +132,15 @@ def advise(
         current=current,
         tried=tuple(tried),
         best=best,
-        why=_why(best, current),
+        why=_why(best, current, known),
         shortfalls=tuple(
             None if outcome.first_oom is None else shortfall(device.history, size, outcome.first_oom)
             for device, size, outcome in zip(devices, capacities, (best or current).outcomes)
         ),
         max_split=answer(tried, current, histories, _layouts(current, devices)),
-        steps=None if best is None else steps(path or devices[0].source.path, devices, best.alloc_conf),
+        steps=None
+        if best is None
+        else steps(path or devices[0].source.path, devices, best.alloc_conf, capacity),
         notes=tuple(notes),
     )
 
@@ -165,15 +168,10 @@ def _not_by_oldest(best: Optional[Tried], devices: Sequence[DeviceHistory]) -> l
     return found
 
 
-def capacity_of(device: DeviceHistory) -> Optional[int]:
-    """What PyTorch could reserve: at the recorded out-of-memory error, else when the snapshot was taken."""
-    return capacity_at_oom(device.history) or device.source.capacity(device.device)
-
-
-def _why(best: Optional[Tried], current: Tried) -> str:
+def _why(best: Optional[Tried], current: Tried, others: Sequence[Tried]) -> str:
     if best is None:
         if current.survives:
-            return "no setting leaves more room or retries less than the current ones"
+            return nothing_better(current, others, "setting")
         return "no setting gets further than the current ones: it takes less memory, or a larger device"
     if best.survives and not current.survives:
         failed = min(o.first_oom.alloc_index for o in current.outcomes if o.first_oom is not None)
@@ -181,9 +179,9 @@ def _why(best: Optional[Tried], current: Tried) -> str:
     if not best.survives:
         return "gets further before it runs out of memory; it does not survive"
     saved = best.headroom - current.headroom
-    if saved > 0:
-        return f"leaves {format_bytes(saved)} more room at the worst moment"
-    return f"{current.retries - best.retries} retries fewer"
+    if saved > scale_of((best, current)):
+        return f"leaves {format_bytes(saved)} more room at the worst moment{higher_peak(best, current)}"
+    return fewer_retries(best, current)
 
 
 def proved(advice: Advice, python: str, on: ProveOn = "auto") -> Advice:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 from oomdoctor.advice.candidates import max_split_values
-from oomdoctor.advice.ranking import Tried, is_better, ranked
+from oomdoctor.advice.ranking import Tried, is_better, ranked, scale_of
+from oomdoctor.advice.reasons import fewer_retries, higher_peak, how_worse, nothing_better
 from oomdoctor.allocator.constants import LARGE_BUFFER, SMALL_SIZE
 from oomdoctor.allocator.history import History
 from oomdoctor.allocator.layout import Layout
@@ -50,17 +51,14 @@ def answer(
     alone = ranked([one for one in tried if one.alloc_conf.startswith(_KEY) and "," not in one.alloc_conf])
     if not alone and max_split_values(histories):
         # All there are do what the current settings do, and are not told from them.
-        return MaxSplitAnswer(False, None, None, _why_not(current, current, layouts))
+        return MaxSplitAnswer(False, None, None, _why_not(current, current, layouts, ()))
     if not alone:
         return MaxSplitAnswer(False, None, None, _nothing_to_split(histories))
     best = alone[0]
     value = int(best.alloc_conf[len(_KEY) :])
     if is_better(best, current):
         return MaxSplitAnswer(True, value, best, _how_it_helps(best, current, alone))
-    why = _why_not(best, current, layouts)
-    worse = [one for one in alone if is_better(current, one)]
-    if worse:
-        why += f" {len(worse)} of {len(alone)} values make it worse."
+    why = _why_not(best, current, layouts, alone) + how_worse(alone, current)
     return MaxSplitAnswer(False, value, best, why)
 
 
@@ -84,12 +82,13 @@ def _how_it_helps(best: Tried, current: Tried, alone: Sequence[Tried]) -> str:
     saved = sum(o.peak_reserved_bytes for o in current.outcomes) - sum(
         o.peak_reserved_bytes for o in best.outcomes
     )
-    # At a tight capacity the peak may be the same or higher, and yet less be needed.
-    if saved > 0:
+    room = best.headroom - current.headroom
+    if room <= scale_of((best, current)):
+        return f"{fewer_retries(best, current)}.{also}"
+    # At a tight capacity the peak may be much the same or higher, and yet less be needed.
+    if saved > scale_of((best, current)):
         return f"the peak reserved is {format_bytes(saved)} lower.{also}"
-    if best.headroom > current.headroom:
-        return f"the run survives with {format_bytes(best.headroom - current.headroom)} less.{also}"
-    return f"{current.retries - best.retries} retries fewer.{also}"
+    return f"the run survives with {format_bytes(room)} less{higher_peak(best, current)}.{also}"
 
 
 def _left(one: Tried) -> str:
@@ -117,7 +116,7 @@ def _largest_request(history: History) -> int:
     return int(asked.max(initial=0))
 
 
-def _why_not(best: Tried, current: Tried, layouts: Sequence[Optional[Layout]]) -> str:
+def _why_not(best: Tried, current: Tried, layouts: Sequence[Optional[Layout]], alone: Sequence[Tried]) -> str:
     """Why no value is better, from the recording that ran out of memory first."""
     failed = [
         (outcome.first_oom.event, number)
@@ -137,7 +136,7 @@ def _why_not(best: Tried, current: Tried, layouts: Sequence[Optional[Layout]]) -
         if found is not None:
             return f"no value helps: {found}."
     if current.survives:
-        return "no value reserves less, or retries less, than the current settings."
+        return f"{nothing_better(current, alone, 'value')}."
     return (
         "no value helps: the holes lie in segments that the setting leaves as they are, or between blocks"
         " that live on."

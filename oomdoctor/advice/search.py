@@ -6,15 +6,19 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Callable, Optional, Protocol
 
 from oomdoctor.advice.candidates import EXPANDABLE, combined_settings, kinds, single_settings
 from oomdoctor.advice.evaluate import Place, Task, evaluate, forget, keep
+from oomdoctor.advice.held import can_begin
 from oomdoctor.advice.ranking import HALVINGS, Tried, ranked
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.replay import Outcome
+from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.errors import OomdoctorError
 
 # How many settings that did well alone are tried together.
 _PAIRED = 6
@@ -45,9 +49,26 @@ def local_map(
         # Here, so that each forked process finds the machine code at hand.
         evaluate(Task(recordings[0][0], "", None))
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-            yield lambda tasks: pool.map(evaluate, tasks, chunksize=1)
+            yield lambda tasks: _each(pool, tasks)
     finally:
         forget()
+
+
+def _each(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """The outcomes of tasks, from processes that may be killed.
+
+    Raises:
+        OomdoctorError: one was.
+    """
+    try:
+        yield from pool.map(evaluate, tasks, chunksize=1)
+    except BrokenProcessPool as error:
+        raise OomdoctorError(
+            "a process of the search ended before its replay did",
+            where="--workers",
+            why="something killed it: the kernel, if this machine ran out of memory, or its limits",
+            next_step="search in this process alone, which takes least memory: --workers 1",
+        ) from error
 
 
 def search(
@@ -69,8 +90,14 @@ def search(
     done: dict[str, Tried] = {}
     counted = _counted(mapped, progress)
 
+    def begins(text: str) -> bool:
+        return text in extra or all(
+            can_begin(parse_settings(text, device.history.torch).settings, device, size)
+            for _, device, size in recordings
+        )
+
     def attempt(texts: Sequence[str]) -> None:
-        new = [text for text in dict.fromkeys(texts) if text not in done]
+        new = [text for text in dict.fromkeys(texts) if text not in done and begins(text)]
         tasks = [Task(place, text, size) for text in new for place, _, size in recordings]
         outcomes = list(counted(tasks))
         for at, text in enumerate(new):
@@ -154,7 +181,14 @@ def _with_needs(
     split = [t.alloc_conf for t in finalists if kinds(t.alloc_conf) == {"max_split_size_mb"}][:1]
     wanted = {*always, *split}
     finalists = finalists[:_FINALISTS] + [one for one in finalists[_FINALISTS:] if one.alloc_conf in wanted]
-    low = {one.alloc_conf: [outcome.peak_active_bytes for outcome in one.outcomes] for one in finalists}
+    # Those requests need what they use, and what lay there before them.
+    low = {
+        one.alloc_conf: [
+            max(outcome.peak_active_bytes, device.held_at_start)
+            for outcome, (_, device, _) in zip(one.outcomes, recordings)
+        ]
+        for one in finalists
+    }
     high = {one.alloc_conf: [outcome.peak_reserved_bytes for outcome in one.outcomes] for one in finalists}
     for _ in range(HALVINGS):
         asked = [(one.alloc_conf, number) for one in finalists for number in range(len(recordings))]

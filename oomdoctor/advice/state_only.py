@@ -35,6 +35,8 @@ from oomdoctor.run.documents import integer, mapping, objects
 from oomdoctor.snapshot.model import ALLOC, OOM
 from oomdoctor.units import format_bytes
 
+# What could be saved is worth a change from this part of what is reserved on.
+_WORTH = 50
 WHY_UNPROVABLE = "no request was recorded, so there is nothing to drive through the real allocator"
 
 
@@ -69,6 +71,7 @@ class StateAdvice:
         best: what to try first; None where nothing is worth it.
         why: of that, or of there being none.
         max_split_mb: the value of max_split_size_mb to try; None where none can matter.
+        max_split_helps: whether it could keep as much whole as is worth a change.
         max_split_why: in words.
         notes: what a reader has to know.
     """
@@ -81,6 +84,7 @@ class StateAdvice:
     best: Optional[Estimate]
     why: str
     max_split_mb: Optional[int]
+    max_split_helps: bool
     max_split_why: str
     notes: tuple[str, ...]
 
@@ -134,6 +138,7 @@ def advise_from_state(devices: Sequence[DeviceHistory], capacity: Optional[int] 
         best=best,
         why=_why(best, estimates, reports, failed, program),
         max_split_mb=value,
+        max_split_helps=value is not None and _may_help(value, holey, account, request),
         max_split_why=_max_split_why(value, holey, account, request, program),
         notes=(
             *_notes(remedies, reports),
@@ -143,8 +148,8 @@ def advise_from_state(devices: Sequence[DeviceHistory], capacity: Optional[int] 
 
 
 def _is_worth_it(estimate: Estimate, reserved: int) -> bool:
-    """Whether it could save a fiftieth of what is reserved."""
-    return sum(estimate.saves) > 0 and sum(estimate.saves) >= reserved // 50
+    """Whether it could save as much as is worth a change."""
+    return sum(estimate.saves) > 0 and sum(estimate.saves) >= reserved // _WORTH
 
 
 def _report(device: DeviceHistory) -> DeviceReport:
@@ -232,16 +237,33 @@ def _why(
         return failed.findings[0].summary.rstrip(".")
     if not held:
         return f"nothing to gain: of {format_bytes(reserved)} reserved nothing lies in holes"
-    if held < reserved // 50:
-        return f"nothing to gain: only {of_all}"
+    if held < reserved // _WORTH:
+        return f"little to gain: only {of_all}, less than a fiftieth"
     if program.expandable:
         return f"{of_all}, with expandable segments on already, the setting that closes most"
     if not estimates:
         return f"{of_all}, and no setting of this release bears on them"
-    return (
-        f"{of_all}, in pieces too small for a setting to matter: {estimates[0].alloc_conf} could save"
-        f" {format_bytes(sum(estimates[0].saves))} of them at most"
+    if not any(sum(one.saves) for one in estimates):
+        return f"{of_all}, in pieces too small for a setting to matter"
+    likeliest, *others = estimates
+    said = (
+        f"{of_all}. {likeliest.alloc_conf} could save {format_bytes(sum(likeliest.saves))} of them at most,"
+        f" less than {format_bytes(reserved // _WORTH)}, a fiftieth of what is reserved"
     )
+    for one in others:
+        if _is_worth_it(one, reserved):
+            said += (
+                f". {one.alloc_conf} could keep segments with {format_bytes(sum(one.saves))} of them whole,"
+                " at a cost that a state does not show"
+            )
+    return said
+
+
+def _may_help(
+    value: int, holey: tuple[HoleySegments, ...], account: Account, request: Optional[Request]
+) -> bool:
+    """Of a request that failed the room for it counts, whatever its share."""
+    return request is not None or within_reach(holey, value) >= account.reserved // _WORTH
 
 
 def _max_split_why(
@@ -259,8 +281,13 @@ def _max_split_why(
         return why_nothing_in_reach(holey, expandable=False) if known is None else known.summary.rstrip(".")
     count = sum(one.count for one in holey if one.segment_bytes >= value << 20)
     what = "1 segment" if count == 1 else f"{count:,} segments"
+    may = (
+        "may help"
+        if _may_help(value, holey, account, request)
+        else f"would do little, in {format_bytes(account.reserved)} reserved"
+    )
     return (
-        f"may help. It could have kept {what} of that size or more whole, with"
+        f"{may}. It could have kept {what} of that size or more whole, with"
         f" {format_bytes(within_reach(holey, value))} of holes; what lives in them would have needed room"
         " elsewhere, which a state does not show"
     )

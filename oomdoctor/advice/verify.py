@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from oomdoctor.advice.candidates import SHAPES_THE_HEAP
+from oomdoctor.advice.emulated_memory import with_capacity
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.diagnosis.run import recorded_with
@@ -15,7 +16,7 @@ from oomdoctor.diagnosis.run_remedies import Program, beside, elsewhere
 from oomdoctor.diagnosis.settings_text import LEGACY, join_options, parse_options, variable_for, version_of
 from oomdoctor.diagnosis.torch_settings import EXPANDABLE_SEGMENTS_SINCE
 from oomdoctor.run.documents import mapping, text
-from oomdoctor.run.folder import RunFolder
+from oomdoctor.run.folder import Launcher, RunFolder
 from oomdoctor.storage import is_folder
 
 _AFTER = "after"
@@ -31,12 +32,15 @@ class Steps:
         record: words of the command that runs the program again under it; "COMMAND" stands for one that is
             not known, or has to be run elsewhere.
         compare: words of the command that puts both runs beside each other.
+        room: bytes that PyTorch has to have there, where the command does not see to it; None: it does, or
+            no other memory than the recorded was asked about.
     """
 
     variable: str
     value: str
     record: tuple[str, ...]
     compare: tuple[str, ...]
+    room: Optional[int] = None
 
     @property
     def export(self) -> str:
@@ -52,8 +56,7 @@ def program_of(device: DeviceHistory, path: Optional[str] = None) -> Program:
     """
     settings, source = device.history.settings, device.source
     oldest = device.torch.oldest
-    launchers = RunFolder.open(path).launchers if path and is_folder(path) else ()
-    launcher = launchers[0] if len(launchers) == 1 else None
+    launcher = _launcher(path)
     return Program(
         torch_version=device.torch.text or (named(oldest) if oldest >= EXPANDABLE_SEGMENTS_SINCE else None),
         is_hip=mapping(source.document, "process").get("hip_version") is not None,
@@ -66,14 +69,26 @@ def program_of(device: DeviceHistory, path: Optional[str] = None) -> Program:
     )
 
 
-def steps(path: str, devices: Sequence[DeviceHistory], alloc_conf: str) -> Steps:
+def _launcher(path: Optional[str]) -> Optional[Launcher]:
+    """Of a run folder that has one."""
+    launchers = RunFolder.open(path).launchers if path and is_folder(path) else ()
+    return launchers[0] if len(launchers) == 1 else None
+
+
+def steps(
+    path: str, devices: Sequence[DeviceHistory], alloc_conf: str, capacity: Optional[int] = None
+) -> Steps:
     """How to take up a setting that was found for a job.
 
     Args:
         path: of its recording.
         devices: of the job; the first stands for all.
+        capacity: bytes for PyTorch that it was found for; None: as recorded.
     """
-    program = program_of(devices[0], path)
+    program, launcher = program_of(devices[0], path), _launcher(path)
+    resized = with_capacity(launcher and launcher.document.get("emulated"), devices, capacity).emulated
+    if resized is not None:
+        program = replace(program, verb=recorded_with(resized))
     kept = {
         key: value
         for key, value in parse_options(devices[0].history.settings.text).items()
@@ -96,6 +111,7 @@ def steps(path: str, devices: Sequence[DeviceHistory], alloc_conf: str) -> Steps
             *(known or ("COMMAND",)),
         ),
         compare=("oomdoctor", "compare", path, after),
+        room=capacity if resized is None else None,
     )
 
 

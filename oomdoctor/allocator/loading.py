@@ -113,13 +113,13 @@ def release_of(
     """
     fields = bounds_of(snapshot)
     if torch is not None:
+        known = release_of(snapshot, source)
         if not can_be(torch, snapshot, source):
             raise UsageError(
-                f"torch {named(torch)} has not recorded this: it is of {release_of(snapshot, source)}",
+                f"torch {named(torch)} has not recorded this: it is of {known.as_one}",
                 where=source.path,
                 next_step="leave it out: what the file or the run folder says is used",
             )
-        known = release_of(snapshot, source)
         return known if known.basis == "recorded" else exactly(torch, "stated")
     if source.torch_version is not None:
         try:

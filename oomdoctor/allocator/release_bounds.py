@@ -54,6 +54,11 @@ class ReleaseBounds:
         oldest, newest = named(self.oldest), named(self.newest)
         return oldest if self.is_exact else f"between {oldest} and {newest}"
 
+    @property
+    def as_one(self) -> str:
+        """For where a release is spoken of: "2.12", "a release between 2.3 and 2.4"."""
+        return str(self) if self.is_exact else f"a release {self}"
+
 
 def exactly(version: TorchVersion, basis: str, text: str = "") -> ReleaseBounds:
     """Bounds that leave one release."""

@@ -46,7 +46,8 @@ class Readers:
         self.tokens.separator(index + 1, ":")
         mib = self.tokens.whole(index + 2, key)
         if mib <= MIN_LARGE_ALLOC // MIB:
-            raise self._too_small(key, mib, f"more than {MIN_LARGE_ALLOC // MIB}")
+            least = MIN_LARGE_ALLOC // MIB + 1
+            raise self._too_small(key, mib, f"more than {least - 1}", least)
         self.values["large_segment_size"] = _bytes(mib)
         return index + 2
 
@@ -56,9 +57,9 @@ class Readers:
         mib = self.tokens.whole(index + 2, key)
         least = self.values.get("large_segment_size", LARGE_BUFFER) // MIB
         if self.is_legacy and mib <= least:
-            raise self._too_small(key, mib, f"more than {least}")
+            raise self._too_small(key, mib, f"more than {least}", least + 1)
         if mib < least:
-            raise self._too_small(key, mib, f"at least {least}, the size of a large segment")
+            raise self._too_small(key, mib, f"at least {least}, the size of a large segment", least)
         self.values[field] = _bytes(mib)
         return index + 2
 
@@ -111,7 +112,11 @@ class Readers:
         threads = self.tokens.whole(index + 2, key)
         self._check_power_of_two(threads, key, "the number of threads")
         if threads > MAX_REGISTER_THREADS:
-            raise self.tokens.error(f"{key} is {threads}", why=f"torch takes at most {MAX_REGISTER_THREADS}")
+            raise self.tokens.error(
+                f"{key} is {threads}",
+                why=f"torch takes at most {MAX_REGISTER_THREADS}",
+                next_step=f"write {key}:{MAX_REGISTER_THREADS}",
+            )
         self.values["pinned_num_register_threads"] = threads
         return index + 2
 
@@ -121,7 +126,7 @@ class Readers:
         self.tokens.separator(index + 1, ":")
         mib = self.tokens.whole(index + 2, key)
         if mib == 0:
-            raise self._too_small(key, mib, "more than 0")
+            raise self._too_small(key, mib, "more than 0", 1)
         self.values["pinned_reserve_segment_size"] = _bytes(mib)
         return index + 2
 
@@ -137,7 +142,11 @@ class Readers:
         self.tokens.separator(index + 1, ":")
         value = self.tokens.real(index + 2, key)
         if not 0 <= value <= 1:
-            raise self.tokens.error(f"{key} is {value:g}", why="torch takes fractions from 0 to 1")
+            raise self.tokens.error(
+                f"{key} is {value:g}",
+                why="torch takes fractions from 0 to 1",
+                next_step=f"write {key}:0.9 for nine tenths of the device",
+            )
         self.values["per_process_memory_fraction"] = value
         return index + 2
 
@@ -239,16 +248,18 @@ class Readers:
     def _check_power_of_two(self, value: int, key: str, what: str) -> None:
         if not is_power_of_two(value):
             zero = value == 0 and key == "roundup_power2_divisions"
+            power = 1 << max(value.bit_length() - 1, 0)
             raise self.tokens.error(
                 f"{key} has {value}",
                 why=f"{what} must be a power of two",
-                next_step="leave the key out to switch the rounding off" if zero else None,
+                next_step="leave the key out to switch the rounding off" if zero else f"write {power}",
             )
 
-    def _too_small(self, key: str, mib: int, bound: str) -> Exception:
+    def _too_small(self, key: str, mib: int, bound: str, least: int) -> Exception:
         return self.tokens.error(
             f"{key} is {mib}, which is too small",
             why=f"torch {self.tokens.torch[0]}.{self.tokens.torch[1]} takes {bound} (MiB)",
+            next_step=f"write {key}:{least} or more, or leave it out",
         )
 
 

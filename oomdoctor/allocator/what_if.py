@@ -197,6 +197,11 @@ def capacity_at_oom(history: History) -> Optional[int]:
     return int(history.effects["reserved_bytes"][first] + max(int(events.address[first]), 0))
 
 
+def capacity_of(device: DeviceHistory) -> Optional[int]:
+    """What PyTorch could reserve: at the recorded out-of-memory error, else when the snapshot was taken."""
+    return capacity_at_oom(device.history) or device.source.capacity(device.device)
+
+
 def _rejected_by_oldest(device: DeviceHistory, asked: Asked) -> list[str]:
     """The text is read as the newest possible release does; the oldest may know less."""
     oldest = device.torch.oldest

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Callable, Optional
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 import click
 
@@ -105,7 +105,7 @@ def command(
     for one, other in each_device(path, device, dump, torch, problems):
         if other is not None:
             raise UsageError(
-                f"torch {torch} has not recorded this: it is of {one.torch}",
+                f"torch {torch} has not recorded this: it is of {one.torch.as_one}",
                 where="--torch",
                 next_step="for another release's rules: oomdoctor replay --torch VERSION --alloc-conf CONF",
             )
@@ -122,6 +122,8 @@ def command(
     if not recordings:
         if proves:
             problems.append(f"nothing is proved: {WHY_UNPROVABLE}")
+        if capacity is not None:
+            problems.append("--capacity changes nothing: no request was recorded that could be tried with it")
         write(_from_state(without, capacity, problems, as_json))
         return
     problems += [f"device {one.device}: no request was recorded, so it has no say" for one in without]
@@ -135,7 +137,7 @@ def command(
         if reruns and advice.steps is not None and was_rehearsed(path):
             if sys.stderr.isatty():
                 click.echo("oomdoctor: rehearsing the whole program again under the recommendation", err=True)
-            advice = replace(advice, again=run_again(path, advice.steps.value))
+            advice = replace(advice, again=run_again(path, advice.steps.value, advice.devices, capacity))
     if as_json:
         from oomdoctor.reporters import advise_json
 
@@ -144,7 +146,18 @@ def command(
     from oomdoctor.reporters import advise_text
     from oomdoctor.reporters.ink import ink_for
 
-    write(advise_text.render(advice, problems, ink_for(sys.stdout), path))
+    asked = [path, *_asked(device=device, capacity=capacity, torch=torch, dump=dump, scheduler=scheduler)]
+    write(advise_text.render(advice, problems, ink_for(sys.stdout), asked))
+
+
+def _asked(**options: Union[int, str, None]) -> Iterator[str]:
+    """Words of the options that were given, as they have to be given again."""
+    from oomdoctor.diagnosis.run_remedies import exact_size
+
+    for name, value in options.items():
+        if value is not None:
+            yield f"--{name}"
+            yield exact_size(int(value)) if name == "capacity" else str(value)
 
 
 def _from_state(

@@ -58,7 +58,7 @@ def command(
     for one, other in each_device(path, device, dump, torch, problems):
         if other is not None:
             raise UsageError(
-                f"torch {torch} has not recorded this: it is of torch {one.torch}",
+                f"torch {torch} has not recorded this: it is of {one.torch.as_one}",
                 where=one.source.path,
                 next_step="leave --torch out; replay --torch shows it under the rules of another release",
             )

@@ -24,7 +24,9 @@ def size(text: str) -> int:
     """
     found = parse_size(text)
     if found >= 1 << 62:
-        raise UsageError(f"{text} is more than any device has")
+        raise UsageError(
+            f"{text} is more than any device has", next_step="write what one has: 24GiB, 512 MiB, 80GB"
+        )
     return found
 
 
@@ -39,7 +41,12 @@ class RecordingPath(click.Path):
         try:
             there = storage.kind(value)
         except OSError as error:
-            raise UsageError("the storage does not say what is there", where=value, why=str(error)) from error
+            raise UsageError(
+                "the storage does not say what is there",
+                where=value,
+                why=str(error),
+                next_step="see that its own tool reaches it from here, or copy it here and give its path",
+            ) from error
         if not there:
             self.fail(f"{value!r} does not exist.", param, ctx)
         return value

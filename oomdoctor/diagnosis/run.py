@@ -500,6 +500,13 @@ def recorded_with(emulated: Any) -> tuple[str, ...]:
         value = integer(emulated, key)
         if value is not None and value != usual:
             words += [option, str(value) if key == "event_latency" else exact_size(value)]
+    order, seed, capability = (emulated.get(key) for key in ("address_order", "seed", "compute_capability"))
+    if isinstance(order, str) and order != "rising":
+        words += ["--addresses", order]
+    if isinstance(seed, int) and seed:
+        words += ["--seed", str(seed)]
+    if isinstance(capability, list) and len(capability) == 2 and capability != [9, 0]:
+        words += ["--compute-capability", ".".join(map(str, capability))]
     return tuple(words)
 
 

@@ -94,7 +94,12 @@ def find_torch(python: str) -> TorchBuild:
     lines = answer.stdout.splitlines()
     if answer.returncode != 0 or len(lines) < 2:
         last = (answer.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise EmulatorError("this Python does not run", where=python, why=last)
+        raise EmulatorError(
+            "this Python does not run",
+            where=python,
+            why=last,
+            next_step="name an interpreter with --python, or activate the environment that has torch",
+        )
     executable, folder = lines[-2:]
     if not folder:
         raise EmulatorError(
@@ -115,7 +120,12 @@ def read_torch(folder: Path, python: str) -> TorchBuild:
     try:
         text = (folder / "version.py").read_text()
     except OSError as error:
-        raise EmulatorError("this is not a torch installation", where=str(folder), why=str(error)) from error
+        raise EmulatorError(
+            "this is not a torch installation",
+            where=str(folder),
+            why=str(error),
+            next_step="install torch there anew, or name another interpreter with --python",
+        ) from error
     values = dict(re.findall(r"^(__version__|cuda|hip)\b[^=\n]*=\s*(.+?)\s*$", text, re.MULTILINE))
     version = values.get("__version__", "?").strip("'\"")
     numbers = re.match(r"(\d+)\.(\d+)", version)

@@ -47,6 +47,7 @@ def _again(again: Optional[Again]) -> Optional[Json]:
         return None
     return {
         "alloc_conf": again.alloc_conf,
+        "capacity_bytes": again.capacity,
         "exit_status": again.exit_status,
         "ooms": again.ooms,
         "why_not": again.why_not,

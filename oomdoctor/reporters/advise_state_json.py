@@ -55,7 +55,7 @@ def _device(advice: StateAdvice, number: int) -> Json:
         else {**_candidate(best, number), "why": advice.why, "line": best.line},
         "why": advice.why,
         "max_split_size_mb": {
-            "helps": value is not None,
+            "helps": advice.max_split_helps,
             "best": value,
             "basis": "estimated",
             "metrics": None if split is None else _metrics(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomdoctor.advice.state_only import StateAdvice
+from oomdoctor.reporters.advise_text import broken
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.inspect_text import picture, pins_table, pools_table
 from oomdoctor.reporters.parts import size_text
@@ -52,7 +53,7 @@ def _estimates(advice: StateAdvice, ink: Ink) -> list[str]:
         mark = " ←" if one is advice.best else ""
         name, lead = one.alloc_conf, ""
         if len(name) > _NAME:
-            lead, name = f"  {name}\n", ""
+            lead, name = "".join(f"  {line}\n" for line in broken(name)), ""
         lines.append(f"{lead}  {name:{_NAME}s} {size_text(sum(one.saves)):>11s}  estimated{mark}")
     if not lines:
         return []

@@ -8,23 +8,28 @@ from collections.abc import Sequence
 from oomdoctor.advice.advise import Advice
 from oomdoctor.advice.prove import Proof
 from oomdoctor.advice.ranking import Tried, frontier, is_better
-from oomdoctor.advice.verify import pasteable
+from oomdoctor.advice.verify import Steps, pasteable
+from oomdoctor.allocator.replay import recorded_outcome
 from oomdoctor.diagnosis.settings_text import parse_options
 from oomdoctor.reporters import shortfall_text
 from oomdoctor.reporters.ink import Ink
-from oomdoctor.reporters.parts import size_text
+from oomdoctor.reporters.parts import narrow_count, narrow_size
 from oomdoctor.reporters.recording_text import WIDTH, called, filled, notes, problems, release, trust
 from oomdoctor.units import format_bytes
 
 _ROWS = 7
-_NAME = 25
+_NAME, _SURVIVES = 24, 14
 
 
-def render(advice: Advice, problems_found: Sequence[str], ink: Ink, path: str) -> str:
-    """The whole answer."""
+def render(advice: Advice, problems_found: Sequence[str], ink: Ink, asked: Sequence[str]) -> str:
+    """The whole answer.
+
+    Args:
+        asked: words of the command line after ``advise``, to ask the same again.
+    """
     parts = [_device(advice, number, ink) for number in range(len(advice.devices))]
     parts.append(_split(advice))
-    parts.append(_conclusion(advice, ink, path))
+    parts.append(_conclusion(advice, ink, asked))
     said = [*advice.notes, *(note for device in advice.devices for note in device.notes)]
     if said:
         parts.append("\n".join(notes(list(dict.fromkeys(said)))))
@@ -41,7 +46,7 @@ def ending(advice: Advice, ink: Ink, path: str) -> str:
             ink("Other settings, tried on this recording", "bold"),
             *(_device(advice, number, ink) for number in died),
             _split(advice),
-            _conclusion(advice, ink, path),
+            _conclusion(advice, ink, (path,)),
         ]
     )
 
@@ -49,16 +54,23 @@ def ending(advice: Advice, ink: Ink, path: str) -> str:
 def _device(advice: Advice, number: int, ink: Ink) -> str:
     device, capacity = advice.devices[number], advice.capacities[number]
     room = "no end of memory known" if capacity is None else f"{format_bytes(capacity)} for PyTorch"
-    head = f"{called(device)}, {room}, {release(device)}"
-    peak = advice.current.outcomes[number].peak_allocated_bytes
+    head = filled(f"{called(device)}, {room}, {release(device)}")
+    # The recording's own: under another capacity the current settings may die before it.
+    peak = recorded_outcome(device.history).peak_allocated_bytes
     lines = [
         ink(head, "bold"),
-        filled(f"{trust(device)} The requests that were replayed hold {format_bytes(peak)} at their peak."),
+        filled(f"{trust(device)} The recorded requests hold {format_bytes(peak)} at their peak."),
         "",
-        f"  {'setting':{_NAME}s} {'survives':>14s} {'reserved':>9s} {'retry':>5s} {'needs':>9s} basis",
+        f"  {'setting':{_NAME}s} {'survives':>{_SURVIVES}s} {'reserved':>10s} {'retry':>5s} {'needs':>10s}"
+        " basis",
     ]
     lines += [_row(advice, number, one) for one in _shown(advice)]
-    lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
+    needs_known = any(one.needs for one in _shown(advice))
+    if needs_known:
+        lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
+    if needs_known and device.held_at_start:
+        held = format_bytes(device.held_at_start)
+        lines.append(ink(f"  and not less than the {held} reserved when the trace began", "dim"))
     if number in advice.unproved:
         lines += ["", filled(f"Not proved: {advice.unproved[number]}.")]
     lines += _proofs([proof for (of, _), proof in advice.proofs.items() if of == number])
@@ -112,21 +124,28 @@ def _row(advice: Advice, number: int, one: Tried) -> str:
     outcome = one.outcomes[number]
     survives = "yes"
     if outcome.first_oom is not None:
-        survives = f"dies at {outcome.first_oom.alloc_index:,}"
+        survives = _dies_at(outcome.first_oom.alloc_index)
     elif advice.capacities[number] is None:
         survives = "-"
     name = one.alloc_conf or "the defaults"
     if one is advice.current:
         name = f"as recorded ({one.alloc_conf or 'defaults'})"
-    needs = size_text(one.needs[number]) if one.needs else ""
+    needs = narrow_size(one.needs[number]) if one.needs else ""
     mark = " ←" if one is advice.best else ""
     lead = ""
     if len(name) > _NAME:
         lead, name = "".join(f"  {line}\n" for line in broken(name)), ""
     return (
-        f"{lead}  {name:{_NAME}s} {survives:>14s} {size_text(outcome.peak_reserved_bytes):>9s}"
-        f" {outcome.num_alloc_retries:5,d} {needs:>9s} {advice.basis(number, one.alloc_conf)}{mark}"
+        f"{lead}  {name:{_NAME}s} {survives:>{_SURVIVES}s}"
+        f" {narrow_size(outcome.peak_reserved_bytes):>10s} {narrow_count(outcome.num_alloc_retries):>5s}"
+        f" {needs:>10s} {advice.basis(number, one.alloc_conf)}{mark}"
     )
+
+
+def _dies_at(index: int) -> str:
+    """As many words as the column has room for."""
+    said = [f"{lead}{index:,}" for lead in ("dies at ", "dies ", "at ")]
+    return next((one for one in said if len(one) <= _SURVIVES), said[-1])
 
 
 def broken(settings: str, width: int = WIDTH - 2) -> list[str]:
@@ -162,17 +181,17 @@ def _again(advice: Advice) -> str:
         return ""
     if again.why_not is not None:
         return f"\n\n{filled(f'The program was not run again: {again.why_not}.')}"
+    on = "the same emulated devices"
+    if again.capacity is not None:
+        on = f"emulated devices with {format_bytes(again.capacity)} for PyTorch"
     if again.survives:
-        return (
-            f"\n\n{filled('The whole program, run again under it on the same emulated devices, ends well.')}"
-        )
+        return "\n\n" + filled(f"The whole program, run again under it on {on}, ends well.")
     how = (
-        f"{again.ooms} of its processes run out of memory" if again.ooms else "no process runs out of memory"
+        f"{again.ooms} of its processes {'runs' if again.ooms == 1 else 'run'} out of memory"
+        if again.ooms
+        else "no process runs out of memory"
     )
-    said = (
-        "The whole program, run again under it on the same emulated devices, ends with"
-        f" {again.exit_status}: {how}."
-    )
+    said = f"The whole program, run again under it on {on}, ends with {again.exit_status}: {how}."
     lacks = [
         shortfall_text.render(lack, f"There, at allocation {index:,} of GPU {number}")
         for number, index, lack in again.lacks[:1]
@@ -198,16 +217,20 @@ def _command(words: Sequence[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _conclusion(advice: Advice, ink: Ink, path: str) -> str:
+def _to_see(steps: Steps) -> str:
+    where = "" if steps.room is None else f" where PyTorch has {format_bytes(steps.room)}"
+    return f"To see that it helps, record again with it{where}, and compare:"
+
+
+def _conclusion(advice: Advice, ink: Ink, asked: Sequence[str]) -> str:
     if advice.best is None or advice.steps is None:
         return "\n\n".join([filled(f"No setting to change: {advice.why}."), *_what_else(advice)])
     parts = [
         filled(f"Best: {advice.why}."),
         f"  {ink(advice.steps.export, 'bold')}{_again(advice)}",
-        "To see that it helps, record again with it, and compare:\n"
-        f"{_command(advice.steps.record)}\n{_command(advice.steps.compare)}",
+        f"{filled(_to_see(advice.steps))}\n{_command(advice.steps.record)}\n{_command(advice.steps.compare)}",
         *_what_else(advice),
     ]
     if not advice.proofs and not advice.unproved:
-        parts[2] += f"\nThe real allocator's word:\n{_command(('oomdoctor', 'advise', path, '--prove'))}"
+        parts[2] += f"\nThe real allocator's word:\n{_command(('oomdoctor', 'advise', *asked, '--prove'))}"
     return "\n\n".join(parts)

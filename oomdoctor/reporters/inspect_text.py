@@ -9,7 +9,7 @@ from oomdoctor.diagnosis.inspection import Inspection, PinWithAge
 from oomdoctor.diagnosis.last_event import last_event
 from oomdoctor.reporters.ink import Ink
 from oomdoctor.reporters.last_event_text import last_event_text
-from oomdoctor.reporters.parts import counted, place_lines, size_text
+from oomdoctor.reporters.parts import counted, narrow_size, place_lines, size_text
 from oomdoctor.reporters.recording_text import called, filled, notes, nothing, problems, release, trust
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.units import format_seconds
@@ -136,10 +136,10 @@ def pools_table(one: Inspection, ink: Ink) -> str:
 def _pool(one: Inspection, c: Compartment) -> str:
     measures: Measures = c.measures
     return (
-        f"  {_pool_name(one, c):<16}{_narrow(measures.reserved_bytes):>11}"
-        f"{_narrow(measures.allocated_bytes + measures.pending_bytes):>11}"
-        f"{_narrow(measures.hole_bytes):>11}{measures.holes:>6,}"
-        f"{_narrow(measures.largest_free_bytes):>11}{size_text(measures.stranded_bytes):>12}"
+        f"  {_pool_name(one, c):<16}{narrow_size(measures.reserved_bytes):>11}"
+        f"{narrow_size(measures.allocated_bytes + measures.pending_bytes):>11}"
+        f"{narrow_size(measures.hole_bytes):>11}{measures.holes:>6,}"
+        f"{narrow_size(measures.largest_free_bytes):>11}{size_text(measures.stranded_bytes):>12}"
     )
 
 
@@ -151,12 +151,6 @@ def _legend(compartments: Sequence[Compartment]) -> list[str]:
     if any(c.private_pool for c in compartments):
         lines.append("two numbers and a point, 0.2: a private pool, of a CUDA graph or a MemPool")
     return lines
-
-
-def _narrow(size: int) -> str:
-    """In ten characters, "1022.0 MiB" instead of "1022.00 MiB"."""
-    text = size_text(size)
-    return text if len(text) <= 10 else text[:-5] + text[-4:]
 
 
 def _pool_name(one: Inspection, c: Compartment) -> str:
@@ -180,7 +174,7 @@ def pins_table(one: Inspection, ink: Ink) -> str:
         pin = found.pin
         first, *rest = place_lines(pin.place, 34)
         lines.append(
-            f"  {first:<35}{_narrow(pin.keeps_open):>11}{_narrow(pin.alone):>11}{pin.count:>7,}"
+            f"  {first:<35}{narrow_size(pin.keeps_open):>11}{narrow_size(pin.alone):>11}{pin.count:>7,}"
             f"{_age(found):>14}"
         )
         lines += [ink(f"    {line}", "dim") for line in rest]

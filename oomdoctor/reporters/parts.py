@@ -32,6 +32,20 @@ def size_text(size: Optional[int]) -> str:
     return "-" if size is None else format_bytes(size) if size < 10_000 * GIB else f"{size / GIB:.0f} GiB"
 
 
+def narrow_size(size: Optional[int]) -> str:
+    """The same in ten characters, "1022.0 MiB" instead of "1022.00 MiB"."""
+    text = size_text(size)
+    return text if len(text) <= 10 else text[:-5] + text[-4:]
+
+
+def narrow_count(count: int) -> str:
+    """A count in five characters: ``4,711``, ``47k``, ``12M``."""
+    text = f"{count:,}"
+    if len(text) <= 5:
+        return text
+    return f"{count // 1000}k" if count < 10_000_000 else f"{count // 1_000_000}M"
+
+
 def counted(count: int, noun: str, plural: Optional[str] = None) -> str:
     """``1 event``, ``7,820 events``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -34,7 +34,9 @@ def render(lack: Shortfall, name: str) -> str:
     shown = lack.holders[:_HOLDERS]
     kinds = [f"{kind}: {means}" for kind, means in _MEANS.items() if any(one.kind == kind for one in shown)]
     table = [
-        filled(f"{said}. What lived, by where it was allocated (replayed):"),
+        filled(f"{said}.")
+        if not shown
+        else filled(f"{said}. What lived, by where it was allocated (replayed):"),
         *(_holder(one) for one in shown),
         *textwrap.wrap("; ".join(kinds), WIDTH, initial_indent="  ", subsequent_indent="  "),
     ]

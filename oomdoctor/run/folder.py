@@ -172,10 +172,17 @@ def _check_is_run(where: str) -> None:
     try:
         kind = storage.kind(where)
     except OSError as error:
-        raise InputError("the storage does not say what it is", where=where, why=str(error)) from error
+        raise InputError(
+            "the storage does not say what it is",
+            where=where,
+            why=str(error),
+            next_step="see that its own tool reaches it from here, or copy it here and give its path",
+        ) from error
     if kind != "folder":
         raise InputError(
-            "this is a file, not a run folder" if kind else "there is no such folder", where=where
+            "this is a file, not a run folder" if kind else "there is no such folder",
+            where=where,
+            next_step="give the folder that was recorded: oomdoctor trace -o RUN_FOLDER -- COMMAND",
         )
     manifest, why = read_document(os.path.join(where, "run.json"))
     if manifest is None:

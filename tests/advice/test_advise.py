@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -14,16 +17,19 @@ from typing import Any, Optional
 import pytest
 from click.testing import CliRunner
 
+from oomdoctor.advice import search as search_module
 from oomdoctor.advice.advise import advise
 from oomdoctor.advice.candidates import max_split_values
-from oomdoctor.advice.evaluate import Place
+from oomdoctor.advice.evaluate import Place, Task, evaluate
+from oomdoctor.advice.held import refuse_less
 from oomdoctor.advice.search import local_map
 from oomdoctor.allocator.loading import load_device
 from oomdoctor.allocator.release_bounds import ReleaseBounds
+from oomdoctor.allocator.replay import Outcome
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.cli import group
-from oomdoctor.errors import OomdoctorError
+from oomdoctor.errors import InputError, OomdoctorError
 from oomdoctor.run.sources import SnapshotSource
 from oomdoctor.snapshot import snapshot_from_plain
 from oomdoctor.units import MIB
@@ -129,7 +135,7 @@ def test_json_has_the_keys_and_types_of_the_contract(tmp_path: Path) -> None:
 def test_nothing_to_gain_is_an_answer(tmp_path: Path) -> None:
     device = advised(tmp_path, SMALL)
     assert device["recommendation"] is None
-    assert "no setting leaves more room" in device["why"]
+    assert device["why"].startswith("no setting leaves more room")
     said = flowing(text(str(tmp_path / "one.pickle")))
     assert "No setting to change" in said
     assert "export" not in said
@@ -140,6 +146,18 @@ def test_what_capacity_lacks_no_setting_gives(tmp_path: Path) -> None:
     assert device["recommendation"] is None
     assert device["current"]["metrics"]["survives"] is False
     assert "less memory, or a larger device" in device["why"]
+    said = text(str(tmp_path / "one.pickle"), "--capacity", "100MiB")
+    # All of them, not those until memory ran out.
+    assert "The recorded requests hold 120.00 MiB at their peak." in flowing(said)
+    assert "needs:" not in said
+    assert "needs:" in text(str(tmp_path / "one.pickle"))
+
+
+def test_where_nothing_lived_no_list_of_it_is_begun(tmp_path: Path) -> None:
+    path = save(tmp_path / "one.pickle", recorded(CAPACITY, Settings()))
+    said = flowing(text(path, "--capacity", "1"))
+    assert "0 bytes were live and 60.00 MiB wanted, 60.00 MiB more than there are." in said
+    assert "What lived" not in said
 
 
 # ---- max_split_size_mb, by name ----
@@ -160,10 +178,10 @@ def test_max_split_size_that_helps_is_named(tmp_path: Path) -> None:
     ("program", "capacity", "why"),
     [
         (CAPACITY, "100MiB", "it is capacity"),
-        (CAPACITY, None, "no value reserves less"),
+        (CAPACITY, None, "no value leaves more room, or retries less"),
         (SMALL, None, "every request is of the small pool"),
         (MIDDLE, None, "blocks below 20.00 MiB are split at any value"),
-        (WORSE, None, "make it worse"),
+        (WORSE, None, "2 of 2 values make it worse: the peak reserved is up to 40.00 MiB higher"),
     ],
     ids=["capacity", "nothing-wrong", "small-pool", "nothing-to-split", "worse"],
 )
@@ -266,6 +284,25 @@ def test_as_many_workers_as_there_are_find_the_same(tmp_path: Path) -> None:
         assert ask(path, *limit) == ask(path, *limit, "--workers", "2")
 
 
+_HERE = os.getpid()
+
+
+def killed_in_a_worker(task: Task) -> Outcome:
+    if os.getpid() != _HERE:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(task)
+
+
+def test_a_worker_that_is_killed_is_told_of_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "one.pickle", recorded(HELPS, Settings()))
+    monkeypatch.setattr(search_module, "evaluate", killed_in_a_worker)
+    error = refused(path, "--workers", "2")
+    assert error.exit_code == 1
+    assert error.why is not None
+    assert "ended before its replay did" in str(error)
+    assert "--workers 1" in str(error.next_step)
+
+
 def test_devices_of_a_job_get_one_setting() -> None:
     document = ask(str(TWO_GPUS))
     first, second = document["devices"]
@@ -348,6 +385,74 @@ def test_a_truncated_history_says_that_there_was_something_before(tmp_path: Path
     assert "were reserved when the trace began" in flowing(text(path))
 
 
+# What is reserved before the trace is in use by a third then.
+BEFORE: list[Act] = [("alloc", 90 * MIB, 0), ("alloc", 60 * MIB, 0), ("free", 0)]
+AFTER: list[Act] = [("alloc", 40 * MIB, 0), ("free", 2)]
+
+
+def truncated(folder: Path) -> str:
+    """150 MiB are reserved when the trace begins, and 60 of them in use; 100 MiB are, at its peak."""
+    return save(folder / "one.pickle", recorded([*BEFORE, *AFTER], Settings(), keep=3))
+
+
+def test_less_than_was_held_when_the_trace_began_is_refused(tmp_path: Path) -> None:
+    """As replay refuses it: how the program would have come there is not recorded."""
+    path = truncated(tmp_path)
+    error = refused(path, "--capacity", "149MiB")
+    assert error.exit_code == 2
+    assert "nothing can be said of 149.00 MiB for PyTorch" in str(error)
+    assert "150.00 MiB were reserved when the trace began" in str(error)
+    assert "--capacity 150MiB or more" in str(error)
+    (device,) = ask(path, "--capacity", "150MiB")["devices"]
+    assert device["current"]["metrics"]["survives"] is True
+
+
+def test_of_several_devices_the_one_that_held_more_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for pid, keep in ((7, 3), (8, 1000)):
+        plain = recorded([*BEFORE, *AFTER], Settings(), keep=keep)
+        add_dump(add_process(run, pid, torch_version="2.12.0"), plain, reason="exit")
+    error = refused(str(run), "--capacity", "149MiB")
+    assert "150.00 MiB were reserved on GPU 0 when" in str(error)
+    assert "or another --device" in str(error)
+
+
+def test_a_recording_that_had_less_at_its_error_than_at_its_start_is_refused(tmp_path: Path) -> None:
+    plain = recorded([*BEFORE, *AFTER], Settings(), keep=3)
+    device = load_device(snapshot_from_plain(plain), SnapshotSource("nowhere"), 0)
+    with pytest.raises(InputError) as caught:
+        refuse_less([device], [149 * MIB], asked=False)
+    assert "when memory ran out there were 149.00 MiB for PyTorch" in str(caught.value)
+    refuse_less([device], [150 * MIB], asked=False)
+    refuse_less([device], [None], asked=False)
+
+
+def test_what_is_needed_is_not_less_than_what_was_held(tmp_path: Path) -> None:
+    path = truncated(tmp_path)
+    (device,) = ask(path, "--capacity", "200MiB")["devices"]
+    needs = [one["metrics"]["least_capacity_bytes"] for one in device["candidates"]]
+    assert min(need for need in needs if need is not None) == 150 * MIB
+    assert "and not less than the 150.00 MiB reserved when the trace began" in text(path)
+
+
+def test_no_fraction_of_less_than_was_held_is_tried() -> None:
+    plain = recorded([*BEFORE, *AFTER], Settings(), keep=3)
+    device = load_device(snapshot_from_plain(plain), SnapshotSource("nowhere"), 0)
+    tried: set[str] = set()
+
+    def noted(tasks: Sequence[Task]) -> Iterator[Outcome]:
+        tried.update(task.alloc_conf for task in tasks)
+        return mapped(tasks)
+
+    recordings = [(Place("nowhere", 0), device)]
+    for capacity, begins in ((156 * MIB, False), (160 * MIB, True)):
+        tried.clear()
+        with local_map(recordings, workers=1) as mapped:
+            advise(recordings, noted, capacity=capacity)
+        # 95 % of 156 MiB are less than 150.
+        assert any("per_process_memory_fraction" in text for text in tried) == begins
+
+
 def test_a_release_newer_than_all_known_is_told(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     add_dump(add_process(run, 7, torch_version="2.99.0"), recorded(HELPS, Settings()), reason="exit")
@@ -384,6 +489,7 @@ def test_a_release_that_has_not_recorded_it_is_refused(tmp_path: Path) -> None:
     error = refused(path, "--torch", "2.3")
     assert error.exit_code == 2
     assert "torch 2.3 has not recorded this: it is of 2.12" in str(error)
+    assert ReleaseBounds((2, 3), (2, 4), "derived").as_one == "a release between 2.3 and 2.4"
     assert ask(path, "--torch", "2.12")["devices"][0]["torch"]["basis"] == "stated"
 
 

@@ -43,12 +43,12 @@ def python() -> str:
         pytest.skip(f"no CUDA build of torch to test with: {error.what}")
 
 
-def rehearsed(python: str, folder: Path, script: str) -> str:
-    """The run folder of a script on a device that has 140 MiB for PyTorch."""
+def rehearsed(python: str, folder: Path, script: str, memory: str = "140MiB", context: str = "0MiB") -> str:
+    """The run folder of a script, by default on a device that has 140 MiB for PyTorch."""
     (folder / "script.py").write_text(script)
     run = folder / "run"
     subprocess.run(
-        [sys.executable, "-m", "oomdoctor", "rehearse", "--memory", "140MiB", "--context", "0MiB", "-o", str(run),
+        [sys.executable, "-m", "oomdoctor", "rehearse", "--memory", memory, "--context", context, "-o", str(run),
          "--", python, str(folder / "script.py")],
         check=False,
         capture_output=True,
@@ -56,8 +56,8 @@ def rehearsed(python: str, folder: Path, script: str) -> str:
     return str(run)
 
 
-def again(path: str, python: str) -> Any:
-    return ask(path, "--prove", "--python", python)["again"]
+def again(path: str, python: str, *arguments: str) -> Any:
+    return ask(path, "--prove", "--python", python, *arguments)["again"]
 
 
 def test_a_program_that_survives_whole_is_said_to(python: str, tmp_path: Path) -> None:
@@ -79,10 +79,26 @@ def test_where_it_dies_later_it_is_said_what_was_missing_there(python: str, tmp_
     assert lack["requested_bytes"] == 30 << 20
     assert lack["missing_bytes"] == 20 << 20
     said = flowing(text(run, "--prove", "--python", python))
-    assert "1 of its processes run out of memory" in said
+    assert "1 of its processes runs out of memory" in said
     assert (
         "There, at allocation 3 of GPU 0: 130.00 MiB were live and 30.00 MiB wanted, 20.00 MiB more" in said
     )
+
+
+def test_the_capacity_asked_about_is_what_the_program_gets(python: str, tmp_path: Path) -> None:
+    """With the memory it was recorded with it would end well."""
+    run = rehearsed(python, tmp_path, THEN_MORE, memory="600MiB", context="100MiB")
+    (device,) = ask(run)["devices"]
+    assert device["current"]["metrics"]["survives"] is True
+    found = again(run, python, "--capacity", "140MiB")
+    assert found["capacity_bytes"] == 140 << 20
+    assert (found["why_not"], found["survives"], found["ooms"]) == (None, False, 1)
+    (lack,) = found["shortfalls"]
+    assert lack["missing_bytes"] == 20 << 20
+    enough = again(run, python, "--capacity", "165MiB")
+    assert (enough["capacity_bytes"], enough["survives"]) == (165 << 20, True)
+    said = flowing(text(run, "--prove", "--python", python, "--capacity", "165MiB"))
+    assert "on emulated devices with 165.00 MiB for PyTorch, ends well" in said
 
 
 def test_a_program_whose_folder_is_gone_is_not_run(python: str, tmp_path: Path) -> None:

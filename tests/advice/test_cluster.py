@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from oomdoctor.advice import cluster as cluster_module
-from oomdoctor.advice.cluster import cluster_map, evaluate_on_worker
+from oomdoctor.advice.cluster import cluster_map
 from oomdoctor.advice.evaluate import Place, Task, evaluate, forget
 from oomdoctor.allocator.settings import Settings
 from oomdoctor.errors import OomdoctorError, UsageError
@@ -147,21 +147,72 @@ def test_without_dask_it_says_what_to_install(file: str, monkeypatch: pytest.Mon
     assert "oomdoctor[cluster]" in str(caught.value)
 
 
-def test_processes_that_compile_at_once_wait_for_each_other(file: str, tmp_path: Path) -> None:
-    """Two with an empty cache of machine code, then one that finds it: all say the same."""
+# What is compiled is a stand-in that says when it begins and ends: machine code takes half a minute.
+ONE_OF_TWO = """
+import sys, time
+from pathlib import Path
+from oomdoctor.advice import cluster
+from oomdoctor.advice.evaluate import Place, Task
+from oomdoctor.allocator import history, replay
+log, me = Path(sys.argv[1]), sys.argv[2]
+
+def say(what):
+    with open(log, "a") as file:
+        file.write(f"{what} {me}\\n")
+
+def compiled(*arguments):
+    say("begins")
+    time.sleep(1)
+    say("ends")
+
+history.history_of, replay.replay = lambda *arguments: None, compiled
+cluster.evaluate = lambda task: say("evaluates")
+say("ready")
+while log.read_text().count("ready") < 2:
+    time.sleep(0.01)
+for _ in range(2):
+    cluster.evaluate_on_worker(Task(Place("nowhere", 0), "", None))
+"""
+
+
+def test_processes_that_compile_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    """Two that keep machine code in the same folder: one compiles after the other, each once."""
+    log = tmp_path / "log"
+    log.touch()
+    script = tmp_path / "one.py"
+    script.write_text(ONE_OF_TWO)
     cache = tmp_path / "cache"
-    script = (
-        "import sys; from oomdoctor.advice.cluster import evaluate_on_worker;"
-        "from oomdoctor.advice.evaluate import Place, Task;"
-        "print(evaluate_on_worker(Task(Place(sys.argv[1], 0), '', None)))"
-    )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
-    asked = [sys.executable, "-c", script, file]
-    racing = [subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = {process.communicate()[0].strip() for process in racing}
-    said.add(subprocess.run(asked, env=environment, capture_output=True, text=True).stdout.strip())
-    assert said == {str(evaluate_on_worker(Task(Place(file, 0), "", None)))}
-    assert list(cache.rglob("compiling.lock"))
-    # One compiled, the other found it: no function is kept twice.
-    kept = [path.name.rpartition(".")[0].rpartition(".")[0] for path in cache.rglob("*.nbc")]
-    assert len(kept) == len(set(kept)) > 0
+    racing = [
+        subprocess.Popen([sys.executable, str(script), str(log), name], env=environment) for name in "ab"
+    ]
+    assert [process.wait() for process in racing] == [0, 0]
+    lines = [line.split() for line in log.read_text().splitlines() if not line.startswith("ready")]
+    compiling = [line for line in lines if line[0] != "evaluates"]
+    (first, second) = (compiling[0][1], compiling[2][1])
+    assert compiling == [["begins", first], ["ends", first], ["begins", second], ["ends", second]]
+    assert {first, second} == {"a", "b"}
+    assert sum(line[0] == "evaluates" for line in lines) == 4
+    # In the folder where Numba keeps what it compiles.
+    (lock,) = cache.rglob("compiling.lock")
+    assert lock.parent.name.startswith("allocator")
+
+
+def test_after_compiling_a_replay_compiles_nothing_more(file: str) -> None:
+    """Else what was left over would be compiled by several processes at once."""
+    script = (
+        "import sys, numba\n"
+        "from oomdoctor.advice import cluster\n"
+        "from oomdoctor.advice.evaluate import Place, Task, evaluate\n"
+        "cluster._compile()\n"
+        "def kept():\n"
+        "    return {(name, one, str(function.signatures))\n"
+        "            for name, module in list(sys.modules.items()) if name.startswith('oomdoctor')\n"
+        "            for one, function in vars(module).items() if hasattr(function, 'signatures')}\n"
+        "before = kept()\n"
+        "evaluate(Task(Place(sys.argv[1], 0), '', None))\n"
+        "assert len(before) > 3, before\n"
+        "print(sorted(kept() - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr

@@ -7,6 +7,7 @@ from dataclasses import replace
 from oomdoctor.advice.candidates import mildness, single_settings
 from oomdoctor.advice.max_split import answer
 from oomdoctor.advice.ranking import Tried, is_better, ranked
+from oomdoctor.advice.reasons import fewer_retries, how_worse, nothing_better
 from oomdoctor.advice.search import _finalists
 from oomdoctor.allocator.loading import load_device
 from oomdoctor.allocator.replay import FirstOom, Outcome
@@ -62,10 +63,65 @@ def test_the_current_settings_stay_where_others_do_the_same() -> None:
 
 def test_less_needed_is_told_where_the_peak_is_no_lower() -> None:
     current = replace(tried(""), needs=(2 * GIB,))
-    better = replace(tried("max_split_size_mb:32", peak_reserved_bytes=2 * GIB + MIB), needs=(GIB,))
+    better = replace(tried("max_split_size_mb:32", peak_reserved_bytes=3 * GIB), needs=(GIB,))
     said = answer([current, better], current, [])
     assert said.helps
-    assert said.why == "the run survives with 1.00 GiB less."
+    assert said.why == (
+        "the run survives with 1.00 GiB less; with this much memory its peak reserved is 1.00 GiB higher."
+    )
+    for size in (2 * GIB - MIB, 2 * GIB, 2 * GIB + MIB):
+        even = replace(tried("max_split_size_mb:32", peak_reserved_bytes=size), needs=(GIB,))
+        assert answer([current, even], current, []).why == "the run survives with 1.00 GiB less."
+    lower = replace(tried("max_split_size_mb:32", peak_reserved_bytes=GIB), needs=(GIB,))
+    assert answer([current, lower], current, []).why == "the peak reserved is 1.00 GiB lower."
+
+
+def test_fewer_retries_are_told_where_it_is_these_that_help() -> None:
+    """Not the little room that comes with them."""
+    current = replace(tried("", num_alloc_retries=3), needs=(2 * GIB,))
+    better = replace(tried("max_split_size_mb:32", num_alloc_retries=2), needs=(2 * GIB - MIB,))
+    assert answer([current, better], current, []).why == "1 retry fewer."
+    assert fewer_retries(replace(better, outcomes=(PEAKS,)), current) == "3 retries fewer"
+
+
+def test_where_nothing_is_worth_a_change_it_is_said_how_near_it_comes() -> None:
+    """Less than a fiftieth: 81.92 MiB of the 4 GiB there are."""
+    current = replace(tried(""), needs=(2 * GIB,))
+    near = replace(tried("expandable_segments:True"), needs=(2 * GIB - 80 * MIB,))
+    assert not is_better(near, current)
+    assert nothing_better(current, [near], "setting") == (
+        "no setting leaves 81.92 MiB more room, a fiftieth of what there is, than the current settings, or"
+        " retries less; the most is 80.00 MiB, with expandable_segments:True"
+    )
+    assert nothing_better(current, [], "value") == (
+        "no value leaves more room, or retries less, than the current settings"
+    )
+    unknown = [replace(one, capacities=(None,)) for one in (current, near)]
+    assert "40.96 MiB more room, a fiftieth of what is reserved" in nothing_better(
+        unknown[0], unknown[1:], "setting"
+    )
+    fewer = replace(tried("max_split_size_mb:32"), needs=(3 * GIB,))
+    retrying = replace(current, outcomes=(replace(PEAKS, num_alloc_retries=1),))
+    assert "those that retry less need more memory" in nothing_better(retrying, [fewer], "setting")
+
+
+def test_what_makes_it_worse_is_what_the_table_shows() -> None:
+    """Of some the least memory is known, of others only what they reserve: both count by what they reserve."""
+    current = replace(tried(""), needs=(GIB,))
+    known = replace(tried("max_split_size_mb:64", peak_reserved_bytes=3 * GIB), needs=(GIB,))
+    other = tried("max_split_size_mb:32", peak_reserved_bytes=3 * GIB)
+    same = tried("max_split_size_mb:128")
+    assert how_worse([known, other, same], current) == (
+        " 2 of 3 values make it worse: the peak reserved is up to 1.00 GiB higher."
+    )
+    assert how_worse([same], current) == ""
+    failed = FirstOom(alloc_index=10, event=30, requested_bytes=MIB)
+    dead = replace(same, outcomes=(replace(PEAKS, first_oom=failed),))
+    assert how_worse([dead], current) == " 1 of 1 value makes it worse: memory runs out."
+    needing = replace(tried("max_split_size_mb:40", num_alloc_retries=1), needs=(2 * GIB,))
+    assert how_worse([needing, same], current) == (
+        " 1 of 2 values makes it worse: up to 1.00 GiB more is needed; up to 1 more retry."
+    )
 
 
 def test_fewer_retries_are_no_reason_to_need_more() -> None:

@@ -93,7 +93,15 @@ def test_a_person_is_told_that_it_is_no_more_than_an_estimate(file: str) -> None
     ("segments", "why", "about_split"),
     [
         ([segment(BASE, live(100 * MIB))], "nothing to gain: of 100.00 MiB", "no segment of the large pool has holes"),
-        ([segment(BASE, live(4000 * MIB), hole(60 * MIB))], "nothing to gain: only 60.00 MiB of", "may help"),
+        ([segment(BASE, live(4000 * MIB), hole(60 * MIB))], "little to gain: only 60.00 MiB of", "would do little"),
+        (
+            # 35 MiB of holes in each, in them 20 MiB that a granule has; a fiftieth of all is 30.80 MiB.
+            [segment(BASE, live(1470 * MIB)), segment(BASE + GIB * 2, live(35 * MIB), hole(35 * MIB))],
+            "expandable_segments:True could save 20.00 MiB of them at most, less than 30.80 MiB, a fiftieth of"
+            " what is reserved. max_split_size_mb:64 could keep segments with 35.00 MiB of them whole, at a"
+            " cost that a state does not show",
+            "may help",
+        ),
         (
             [segment(BASE + i * GIB, live(4 * MIB), hole(16 * MIB)) for i in range(4)],
             "in pieces too small for a setting to matter",
@@ -101,7 +109,7 @@ def test_a_person_is_told_that_it_is_no_more_than_an_estimate(file: str) -> None
         ),
         (holes(expandable=True), "with expandable segments on already", "expandable segments are split at any value"),
     ],
-    ids=["no-hole", "small-hole", "small-segments", "expandable"],
+    ids=["no-hole", "small-hole", "split-alone", "small-segments", "expandable"],
 )  # fmt: skip
 def test_where_nothing_is_worth_a_change_it_says_why(
     tmp_path: Path, segments: Any, why: str, about_split: str
@@ -111,7 +119,9 @@ def test_where_nothing_is_worth_a_change_it_says_why(
     device = device_of(save(tmp_path / "one.pickle", plain))
     assert device["recommendation"] is None
     assert why in device["why"]
-    assert about_split in device["max_split_size_mb"]["why"]
+    split = device["max_split_size_mb"]
+    assert about_split in split["why"]
+    assert split["helps"] == ("may help" in split["why"])
     said = text(str(tmp_path / "one.pickle"))
     assert "No setting to change" in said
     assert "export" not in said
@@ -173,6 +183,11 @@ def test_an_error_of_which_the_sidecar_alone_knows_is_judged_as_explain_judges(t
 
 def test_proof_is_said_to_be_impossible(file: str) -> None:
     assert any("nothing is proved" in problem for problem in ask(file, "--prove")["problems"])
+
+
+def test_a_capacity_is_said_to_change_nothing(file: str) -> None:
+    assert "--capacity changes nothing" in flowing(text(file, "--capacity", "1GiB"))
+    assert "--capacity" not in text(file)
 
 
 def test_a_snapshot_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -85,14 +85,14 @@ def test_rounding_without_split_follows_the_segment_size_since_2_11() -> None:
         ("max_split_size:64", NEWEST, ["'max_split_size'", "did you mean max_split_size_mb?"]),
         ("large_segment_size_mb:32", (2, 9), ["2.9 has no", "PyTorch 2.11 and later know it"]),
         ("roundup_bypass_threshold_mb:64", NEWEST, ["only PyTorch before 2.0 knew it"]),
-        ("max_split_size_mb:20", (2, 9), ["max_split_size_mb is 20", "more than 20 (MiB)"]),
-        ("max_split_size_mb:19", (2, 10), ["max_split_size_mb is 19", "at least 20"]),
+        ("max_split_size_mb:20", (2, 9), ["max_split_size_mb is 20", "more than 20 (MiB)", ":21 or more"]),
+        ("max_split_size_mb:19", (2, 10), ["max_split_size_mb is 19", "at least 20", ":20 or more"]),
         ("expandable_segments:true", NEWEST, ["not 'true'", "write expandable_segments:True"]),
         ("max_split_size_mb:many", NEWEST, ["not 'many'", "not a whole number"]),
         ("max_split_size_mb", NEWEST, ["':' is missing after 'max_split_size_mb'"]),
         ("max_split_size_mb:", NEWEST, ["max_split_size_mb has no value"]),
         ("max_split_size_mb,64", (2, 9), ["':' is missing", "',' stands there"]),
-        ("roundup_power2_divisions:3", NEWEST, ["has 3", "power of two"]),
+        ("roundup_power2_divisions:3", NEWEST, ["has 3", "power of two", "write 2"]),
         ("roundup_power2_divisions:[3:2]", NEWEST, ["an interval, in MiB, must be a power of two"]),
         ("roundup_power2_divisions:[1:0]", (2, 3), ["has 0", "leave the key out"]),
         ("roundup_power2_divisions:[1:2", NEWEST, ["text ends there"]),
@@ -100,15 +100,19 @@ def test_rounding_without_split_follows_the_segment_size_since_2_11() -> None:
         ("garbage_collection_threshold:80", NEWEST, ["is 80", "above 0 and below 1"]),
         ("backend:cuda", NEWEST, ["there is no backend 'cuda'"]),
         ("backend:native,backend:cudaMallocAsync", NEWEST, ["is not the backend that torch is loaded with"]),
-        ("pinned_num_register_threads:256", NEWEST, ["at most 128"]),
+        ("pinned_num_register_threads:256", NEWEST, ["at most 128", "write pinned_num_register_threads:128"]),
+        ("pinned_num_register_threads:0", NEWEST, ["power of two", "write 1"]),
+        ("per_process_memory_fraction:2", NEWEST, ["from 0 to 1", "write per_process_memory_fraction:0.9"]),
+        ("large_segment_size_mb:10", NEWEST, ["more than 10", "write large_segment_size_mb:11 or more"]),
     ],
 )
-def test_a_refusal_says_what_and_why(text: str, torch: tuple[int, int], words: list[str]) -> None:
+def test_a_refusal_says_what_why_and_what_next(text: str, torch: tuple[int, int], words: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings(text, torch, "MY_VARIABLE")
     said = str(caught.value)
     assert said.startswith(f"MY_VARIABLE={text}: ")
     assert [word for word in words if word not in said] == []
+    assert caught.value.next_step
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from oomdoctor.advice.advise import capacity_of
-from oomdoctor.allocator.what_if import Asked
+from oomdoctor.allocator.what_if import Asked, capacity_of
 from oomdoctor.cli import group
 from oomdoctor.units import MIB
 
