@@ -191,7 +191,7 @@ class Library:
         Raises:
             InputError: it cannot be read.
         """
-        return self._snapshot(key).devices()
+        return self.snapshot(key).devices()
 
     def is_loaded(self, key: str, device: int) -> bool:
         """Whether :meth:`loaded` has an answer at hand."""
@@ -231,7 +231,7 @@ class Library:
         item = self.item(key)
         if item is None:
             raise UsageError(_NOT_OPEN, where=key, next_step=_OPEN_IT)
-        snapshot = self._snapshot(key)
+        snapshot = self.snapshot(key)
         there = snapshot.devices()
         if device not in there:
             listed = ", ".join(map(str, there)) or "none"
@@ -248,7 +248,7 @@ class Library:
             return kept
 
     def _telling_device(self, key: str) -> int:
-        snapshot = self._snapshot(key)
+        snapshot = self.snapshot(key)
         devices = snapshot.devices()
         if not devices:
             raise EmptyInput(
@@ -260,7 +260,13 @@ class Library:
         failed = [d for d in devices if d < len(snapshot.traces) and (snapshot.traces[d].action == OOM).any()]
         return (failed or devices)[0]
 
-    def _snapshot(self, key: str) -> Snapshot:
+    def snapshot(self, key: str) -> Snapshot:
+        """A snapshot, read now if it was not before.
+
+        Raises:
+            UsageError: no such snapshot is open.
+            InputError: it cannot be read.
+        """
         item = self.item(key)
         if item is None:
             raise UsageError(_NOT_OPEN, where=key, next_step=_OPEN_IT)

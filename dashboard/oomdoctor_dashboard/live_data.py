@@ -63,7 +63,10 @@ class Places:
         """bool[stacks + 1]: which stacks have a frame with this text, lower case, in its name or file."""
         with self._lock:
             if self._frames_as_text is None:
-                self._frames_as_text = [f"{f.name} {f.filename}:{f.line}".lower() for f in self.stacks.frames]
+                # In full, and as the table shows it.
+                self._frames_as_text = [
+                    f"{f.name} {f.filename}:{f.line}\n{frame_text(f)}".lower() for f in self.stacks.frames
+                ]
         has = np.fromiter((text in one for one in self._frames_as_text), np.bool_, len(self._frames_as_text))
         # Sums, for a stack may be empty.
         before = np.concatenate([[0], np.cumsum(has[self.stacks.flat], dtype=np.int64)])

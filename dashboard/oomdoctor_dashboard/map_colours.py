@@ -10,6 +10,7 @@ from oomdoctor.diagnosis.by_stack import places
 from oomdoctor.diagnosis.frames import short_path
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor_dashboard.figures.theme import ALLOCATED, OTHERS, SERIES
+from oomdoctor_dashboard.live_data import stream_name
 
 BY = ("state", "stream", "age", "stack")
 
@@ -33,7 +34,10 @@ def kinds_of(moment: Moment, by: str, ranking: list[str]) -> Kinds:
     blocks = moment.layout.blocks
     if by == "stream":
         handles = moment.history.recording.streams.tolist()
-        streams = [(f"stream {one:#x}", _COLOURS[i % len(_COLOURS)]) for i, one in enumerate(handles)]
+        recording = moment.history.recording
+        streams = [
+            (f"stream {stream_name(recording, i)}", _COLOURS[i % len(_COLOURS)]) for i in range(len(handles))
+        ]
         return blocks["stream"].astype(np.int64), streams
     if by == "age":
         kind = np.searchsorted(_AGES, moment.age_events, side="right").astype(np.int64)

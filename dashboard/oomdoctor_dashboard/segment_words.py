@@ -8,6 +8,7 @@ from oomdoctor.allocator.moment import Moment
 from oomdoctor.diagnosis.frames import frame_text, telling_frames
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.units import format_bytes, format_seconds
+from oomdoctor_dashboard.live_data import stream_name
 from oomdoctor_dashboard.segment_map import PENDING, STATES, SegmentMap, private_name
 
 
@@ -63,7 +64,7 @@ def pool_name(moment: Moment, private_pool: int, is_small: bool, stream: int) ->
     recording = moment.history.recording
     size = "small" if is_small else "large"
     pool = f"{private_name(recording.pools, private_pool)}, {size}" if private_pool else f"{size} pool"
-    return f"{pool}  ·  stream {int(recording.streams[stream]):#x}"
+    return f"{pool}  ·  stream {stream_name(recording, stream)}"
 
 
 def stack_lines(moment: Moment, stack: int, most: int = 2) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Optional
 from oomdoctor.allocator.replay import recorded_outcome
 from oomdoctor.diagnosis.model import Remedy
 from oomdoctor.diagnosis.run import Case, RunDiagnosis, diagnose_run, diagnose_snapshot
+from oomdoctor.diagnosis.state import device_state
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.library import Item, Library, Loaded
 
@@ -133,6 +134,33 @@ def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, A
                 "reserved": facts.reserved_bytes,
                 "free": facts.free_bytes,
                 "total": facts.total_bytes,
+            }
+        )
+    rows += _rest(library, item, {(row["item"], row["device"]) for row in rows})
+    return rows
+
+
+def _rest(library: Library, item: Item, there: set[tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """Devices of a snapshot that the diagnosis has nothing to say of: what they held, recorded."""
+    rows = []
+    snapshot = library.snapshot(item.key)
+    for device in snapshot.devices():
+        if (item.key, device) in there:
+            continue
+        state = device_state(snapshot, device)
+        rows.append(
+            {
+                "item": item.key,
+                "process": item.label,
+                "rank": item.source.rank,
+                "device": device,
+                "dump": item.source.dump or "",
+                "verdict": "did not fail",
+                "requested": None,
+                "allocated": state.allocated,
+                "reserved": state.reserved,
+                "free": None,
+                "total": item.source.total_bytes(device),
             }
         )
     return rows

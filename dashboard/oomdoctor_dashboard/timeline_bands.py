@@ -19,6 +19,7 @@ from oomdoctor.diagnosis.by_stack import Place, places
 from oomdoctor.diagnosis.frames import frame_text
 from oomdoctor.snapshot.model import ALLOC, FREE_REQUESTED
 from oomdoctor.snapshot.stacks import NO_STACK, Frame
+from oomdoctor_dashboard.live_data import stream_name
 
 MOST_BANDS = 10
 """By their peak; what is not among them is one band more."""
@@ -103,8 +104,8 @@ def by_pool(history: History) -> Bands:
         label = "small pool" if one // streams % 2 else "large pool"
         if private:
             label += f" of {recording.pool_name(private)}"
-        handle = int(recording.streams[stream])
-        labels.append(label + (f", stream {handle:#x}" if handle else ""))
+        name = stream_name(recording, stream)
+        labels.append(label + (f", stream {name}" if name != "0" else ""))
     return _bands(history, group, labels, list(labels))
 
 

@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from oomdoctor_dashboard.access import Access, is_loopback
 from oomdoctor_dashboard.app import create_app
-from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.library import UPLOADS_KEPT, Library
 from oomdoctor_dashboard.serve import serve
 from oomdoctor_dashboard.uploads import HEADER, PATH
 
@@ -45,7 +45,7 @@ def test_with_a_token_only_who_has_it() -> None:
     assert let_in.status_code == 302
     assert let_in.headers["Location"] == "/?item=a"
     assert "HttpOnly" in let_in.headers["Set-Cookie"]
-    assert "SameSite=Strict" in let_in.headers["Set-Cookie"]
+    assert "SameSite=Lax" in let_in.headers["Set-Cookie"]
     assert page.get("/", base_url=other_name).status_code == 200
 
 
@@ -60,6 +60,11 @@ def test_nothing_comes_from_elsewhere() -> None:
     assert "http://" not in text
 
 
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://"])
+def test_an_origin_that_is_none_is_another_site(origin: str) -> None:
+    assert client().get("/", headers={"Origin": origin}).status_code == 403
+
+
 def test_uploads_are_bounded() -> None:
     library = Library()
     page = client(limit=10, library=library)
@@ -69,6 +74,11 @@ def test_uploads_are_bounded() -> None:
     assert "oomdoctor dashboard FILE" in too_large.get_json()["error"]
     assert page.post(PATH + "?name=a", data=b"x").status_code == 403
     assert len(library.items()) == 1
+    for _ in range(UPLOADS_KEPT + 3):
+        page.post(PATH + "?name=a", data=b"x" * 10, headers={HEADER: "1"})
+    kept = library.items()
+    assert len(kept) == UPLOADS_KEPT
+    assert len(list(Path(kept[0].source.path).parent.iterdir())) == UPLOADS_KEPT, "the oldest are gone"
     library.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from oomdoctor_dashboard.library import Library
@@ -181,6 +183,78 @@ _LARGEST_HOLE = """() => {
 }"""
 
 
+def test_keys_step_after_a_tab_was_clicked(tab: Tab) -> None:
+    tab.open("?event=100")
+    tab.drawn()
+    tab.tab("segments")
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_function("new URLSearchParams(location.search).get('event') === '101'")
+    assert tab.query()["tab"] == "segments"
+
+
+def test_boxes_say_what_is_in_force_after_another_page(tab: Tab) -> None:
+    tab.open("?tab=live")
+    tab.drawn()
+    tab.page.fill("#live-text", "modeling")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_function("location.search.includes('modeling')")
+    tab.rest()
+    found = tab.text("#live-totals")
+    tab.tab("segments")
+    tab.tab("live")
+    assert tab.page.locator("#live-text").input_value() == "modeling"
+    assert tab.text("#live-totals") == found
+    tab.page.fill("#live-size", "5 apples")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#live-problem [role=alert]")
+    assert tab.text("#live-totals") == "", "what was shown before is not what the boxes ask for"
+
+
+def test_a_device_that_is_not_there_is_no_dead_end(tab: Tab) -> None:
+    tab.open("?device=7")
+    tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
+    assert "there is no device 7" in tab.text("#problem")
+    tab.page.locator("#item").click()
+    tab.page.locator("[role=option]", has_text="0001-oom").first.click()
+    tab.drawn()
+    assert tab.query()["device"] == "0"
+
+
+def test_what_is_drawn_goes_into_a_file(tab: Tab, library: Library) -> None:
+    loaded = library.loaded(library.items()[0].key, 0)
+    tab.open("?tab=segments&event=500")
+    tab.drawn()
+    with tab.page.expect_download() as blocks:
+        tab.page.locator("#segments-csv").click()
+    rows = list(csv.DictReader(Path(blocks.value.path()).read_text().splitlines()))
+    assert sum(int(row["block_size"]) for row in rows) == state(library, 500)["state"]["reserved_bytes"]
+    with tab.page.expect_download() as timeline:
+        tab.page.locator("#timeline-csv").click()
+    rows = list(csv.DictReader(Path(timeline.value.path()).read_text().splitlines()))
+    assert max(int(row["allocated_bytes"]) for row in rows) == int(
+        loaded.history.effects["allocated_bytes"].max()
+    )
+    assert 100 < len(rows) <= loaded.events + 1
+
+
+def test_words_of_help_open_and_close(tab: Tab) -> None:
+    tab.open()
+    tab.drawn()
+    words = tab.page.locator("#timeline details.od-help > div")
+    assert not words.is_visible()
+    tab.page.locator("#timeline details.od-help > summary").click()
+    assert words.is_visible()
+    tab.page.locator("#story").click()
+    assert not words.is_visible()
+
+
+def test_a_stream_that_is_not_there(tab: Tab) -> None:
+    """As a shared address may ask for one."""
+    tab.open("?tab=segments&options=" + quote(json.dumps({"segments": {"stream": "q"}})))
+    tab.drawn()
+    assert "defect" not in tab.text("body")
+
+
 def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
     tab.open("?tab=segments")
     tab.drawn()
@@ -284,6 +358,7 @@ def test_what_is_no_snapshot_says_so_on_the_page(tab: Tab, name: str, data: Any,
     tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
     assert said in tab.text("#problem")
     assert "Traceback" not in tab.text("body")
+    assert "oomdoctor-" not in tab.text("#problem"), "the name it has where it came from"
     # What was open stays.
     assert "ran out of memory: fragmentation" in tab.text("#story")
     assert "0001-oom" in tab.page.locator("#item").input_value()

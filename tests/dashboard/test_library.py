@@ -93,6 +93,32 @@ def test_a_run_that_is_being_written_is_followed(tmp_path: Path) -> None:
     assert not library.refresh()
 
 
+def test_a_file_that_was_being_written_is_read_again_when_it_changed(tmp_path: Path) -> None:
+    whole = next(RUN.glob("processes/*/0001-oom.pickle")).read_bytes()
+    path = tmp_path / "a.pickle"
+    path.write_bytes(whole[: len(whole) // 2])
+    library = Library()
+    (item,) = library.add(str(path))
+    assert not library.is_worth_another_try(item.key)
+    with pytest.raises(InputError):
+        library.loaded(item.key, 0)
+    library.failed(item.key)
+    assert not library.is_worth_another_try(item.key), "it is as it was"
+    path.write_bytes(whole)
+    assert library.is_worth_another_try(item.key)
+    assert not library.is_worth_another_try(item.key), "once"
+    assert library.loaded(item.key, 0).events > 0
+
+
+def test_an_upload_that_cannot_be_read_is_forgotten() -> None:
+    library = Library()
+    item = library.upload("notes.txt", [b"no snapshot"])
+    library.failed(item.key)
+    assert library.items() == []
+    assert not Path(item.source.path).exists()
+    library.close()
+
+
 def test_uploads_are_private_and_go(tmp_path: Path) -> None:
     library = Library()
     item = library.upload("../../etc/<b>snap</b>.pickle.gz", [b"ab", b"c"])

@@ -214,6 +214,8 @@ def test_blocks_older_than_the_trace_are_older_than_any_age(tmp_path: Path) -> N
         ("≤512", Bounds(None, 512)),
         ("1 KiB – 2 KiB", Bounds(1024, 2048)),
         ("1KiB..2KiB", Bounds(1024, 2048)),
+        ("1..2 KiB", Bounds(1024, 2048)),
+        ("1 - 2", Bounds(1, 2)),
     ],
 )
 def test_sizes_as_they_are_typed(text: str, bounds: Any) -> None:
@@ -235,7 +237,10 @@ def test_ages_as_they_are_typed(text: str, age: Any) -> None:
     assert age_bounds(text) == age
 
 
-@pytest.mark.parametrize("options", [{"size": "big"}, {"size": "<"}, {"age": "1 week"}, {"age": "5 - 2 s"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"size": "big"}, {"size": "<"}, {"age": "1 week"}, {"age": "3 - 2 s"}, {"size": "2 MiB - 1 MiB"}],
+)
 def test_what_cannot_be_read_is_said(options: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         wanted_of(options)

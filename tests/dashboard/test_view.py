@@ -68,6 +68,7 @@ def test_the_default_needs_no_words() -> None:
         "device=99999999999999999",
         "axis=weeks",
         "theme=javascript",
+        "tab=nope",
         "low=5",
         "low=7&high=5",
         "options=%7B",

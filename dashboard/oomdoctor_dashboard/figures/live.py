@@ -55,6 +55,12 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
     return figure
 
 
+def nothing(theme: str = "light") -> go.Figure:
+    """No flame graph: there is nothing to show, and what was shown before is not it."""
+    hidden = {"visible": False}
+    return go.Figure(layout={**_layout(theme, 40), "xaxis": hidden, "yaxis": hidden})
+
+
 def _layout(theme: str, height: int) -> dict[str, Any]:
     base = colours.layout(theme, height=height, margin={"l": 0, "r": 0, "t": 4, "b": 4})
     # Text that does not fit in a size that can be read is left to the hover.

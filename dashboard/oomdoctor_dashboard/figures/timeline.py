@@ -207,6 +207,8 @@ def _layout(picture: Picture, theme: str) -> dict[str, Any]:
             # What the server sends holds, whatever was zoomed here meanwhile.
             "uirevision": f"{picture.over_time} {first} {last}",
             "tickformat": ",~r" if picture.over_time else ",d",
+            # Whole numbers, each once, where few events are shown.
+            **({"dtick": 1} if not picture.over_time and last - first < 8 else {}),
             "ticksuffix": " s" if picture.over_time else "",
             "title": {
                 "text": "seconds since the first event" if picture.over_time else "events that have happened",

@@ -349,7 +349,8 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
             wanted = wanted_of(options)
             some = live_data.chosen(live, wanted)
         except OomdoctorError as error:
-            return no_update, no_update, alert(error), wished, shown["theme"]
+            # Nothing of what was shown before: it is not what the boxes ask for.
+            return "", figures.nothing(shown["theme"]), alert(error), wished, shown["theme"]
         tree = flame_of(some, all_frames=bool(options.get("frames")))
         figure = figures.flame(tree, live.total_bytes, theme=shown["theme"])
         problem = _nothing(live, some)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Optional
 
 import dash
 import dash_ag_grid as dag
@@ -17,6 +17,7 @@ from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.pages.whatif import searched
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, rows_of, story_of
 from oomdoctor_dashboard.view import changed
@@ -48,7 +49,13 @@ def layout() -> Any:
             dmc.Group(
                 [
                     dmc.Text("Every out-of-memory error, and what did not fail", fw=600),
-                    reading_help(_HELP, from_right=True),
+                    dmc.Group(
+                        [
+                            dmc.Button("Download CSV", id=f"{ID}-csv", variant="default", size="compact-xs"),
+                            reading_help(_HELP, from_right=True),
+                        ],
+                        gap="xs",
+                    ),
                 ],
                 justify="space-between",
             ),
@@ -105,9 +112,10 @@ def register(app: dash.Dash, library: Library) -> None:
     @app.callback(
         Output("story", "children"),
         Input("subject", "data"),
+        Input("whatif-drawn", "data"),
         prevent_initial_call=True,
     )
-    def story(shown: Any) -> Any:
+    def story(shown: Any, _: Any) -> Any:
         item = library.item(shown["item"]) if shown else None
         if item is None:
             return None
@@ -115,7 +123,7 @@ def register(app: dash.Dash, library: Library) -> None:
         case = None
         with contextlib.suppress(OomdoctorError):  # the page below says why
             case = case_of(diagnosis_of(library, item), item, shown["device"])
-        return _told(story_of(loaded, case))
+        return _told(story_of(loaded, case), searched(library, loaded))
 
     @app.callback(
         Output(f"{ID}-table", "rowData"),
@@ -147,6 +155,13 @@ def register(app: dash.Dash, library: Library) -> None:
             return no_update, no_update, None, chosen
         return rows, run_text.render(run, Ink(False)), None, chosen
 
+    app.clientside_callback(
+        "clicks => Boolean(clicks)",
+        Output(f"{ID}-table", "exportDataAsCsv"),
+        Input(f"{ID}-csv", "n_clicks"),
+        prevent_initial_call=True,
+    )
+
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input(f"{ID}-table", "cellClicked"),
@@ -165,7 +180,8 @@ def register(app: dash.Dash, library: Library) -> None:
         return changed(view, item=row["item"], device=row["device"], event=None, low=None, high=None)
 
 
-def _told(story: Story) -> Any:
+def _told(story: Story, found: Optional[dict[str, Any]]) -> Any:
+    """The story; ``found`` is the recommendation of a search, where What if has made one."""
     colour = "red" if story.failed else "teal"
     figures = [
         dmc.Group(
@@ -192,15 +208,19 @@ def _told(story: Story) -> Any:
     if story.sentence:
         parts.append(dmc.Text(story.sentence, size="sm", mt=2))
     parts.append(dmc.Group(figures, gap="lg", mt=4))
-    if story.remedy is not None and story.remedy.command:
+    first = story.remedy.command if story.remedy is not None else None
+    line = found["line"] if found else first
+    if line:
+        basis = found["basis"] if found else story.remedy.basis if story.remedy else ""
+        more = "best of those that What if searched" if found else "What if tries it on the recording"
         parts.append(
             dmc.Group(
                 [
                     dmc.Text("Try first", size="sm", c="dimmed"),
-                    dmc.Code(story.remedy.command, id="story-remedy"),
+                    dmc.Code(line, id="story-remedy"),
                     dcc.Clipboard(target_id="story-remedy", title="Copy the line", className="od-share"),
-                    dmc.Text(story.remedy.basis, size="xs", c="dimmed", fs="italic"),
-                    dmc.Text("What if tries it on the recording", size="xs", c="dimmed"),
+                    dmc.Text(basis, size="xs", c="dimmed", fs="italic"),
+                    dmc.Text(more, size="xs", c="dimmed"),
                 ],
                 gap="xs",
                 mt=4,

@@ -20,6 +20,7 @@ from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.segments import segment_figure
 from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.live_data import NO_PLACE, Places, stream_name
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
@@ -75,6 +76,9 @@ def layout() -> Any:
                         data=[{"value": by, "label": f"colour by {by}"} for by in BY],
                     ),
                     dmc.Switch(id=f"{ID}-holes", size="xs", label="only segments with holes"),
+                    dmc.Button("CSV", id=f"{ID}-csv", variant="default", size="compact-xs",
+                        **{"aria-label": "Download the blocks of this moment as CSV"}),
+                    dcc.Download(id=f"{ID}-file"),
                     reading_help(_HELP, from_right=True),
                 ],
             ),
@@ -121,7 +125,7 @@ _CHOICES = ("pool", "stream", "alone", "colour")
 
 def register(app: dash.Dash, library: Library) -> None:
     """Its callbacks."""
-    _register_options(app)
+    _register_options(app, library)
     _register_choosing(app, library)
 
     open_gate(app, ID)
@@ -338,7 +342,31 @@ def _nothing(moment: Moment, only: Filter) -> Any:
 # ---- what is chosen ----
 
 
-def _register_options(app: dash.Dash) -> None:
+def csv_of(moment: Moment) -> str:
+    """All blocks of a moment, a row each: sizes in bytes; where each was allocated, innermost first."""
+    frame = moment.blocks_frame()
+    places = Places(moment.history.recording.snapshot.stacks)
+    numbers = places.of(moment.stack)
+    texts = ["" if text == NO_PLACE else text for text in places.texts]
+    frame["stack"] = [texts[number] for number in numbers.tolist()]
+    frame["address"] = [f"{address:#x}" for address in frame["address"]]
+    return str(frame.to_csv(index=False))
+
+
+def _register_options(app: dash.Dash, library: Library) -> None:
+    @app.callback(
+        Output(f"{ID}-file", "data"),
+        Input(f"{ID}-csv", "n_clicks"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def download(_: Any, shown: Optional[View]) -> Any:
+        if shown is None or shown["tab"] != ID:
+            return no_update
+        loaded = library.loaded(shown["item"], shown["device"])
+        name = f"blocks-at-{loaded.event(shown['event'])}.csv"
+        return {"content": csv_of(loaded.moment(shown["event"])), "filename": name}
+
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
         *(Input(f"{ID}-{name}", "value") for name in _CHOICES),
@@ -370,7 +398,11 @@ def _controls(moment: Moment, options: dict[str, Any]) -> tuple[Any, ...]:
     """Values of the controls above the map, and what can be chosen there."""
     alone = options.get("alone")
     handles = moment.history.recording.streams.tolist()
-    streams = [{"value": str(rank), "label": f"stream {one:#x}"} for rank, one in enumerate(handles)]
+    recording = moment.history.recording
+    streams = [
+        {"value": str(rank), "label": f"stream {stream_name(recording, rank)}"}
+        for rank in range(len(handles))
+    ]
     return (
         options.get("pool", "all"),
         str(options.get("stream", "all")),

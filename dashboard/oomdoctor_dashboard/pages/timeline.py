@@ -9,6 +9,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Input, Output, Patch, State, dcc, html, no_update
 
 from oomdoctor.errors import OomdoctorError
+from oomdoctor.reporters.recording_json import basis_of
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
@@ -16,9 +17,9 @@ from oomdoctor_dashboard.figures.timeline import MOMENT_SHAPE, timeline_figure
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.timeline_bands import MAKERS, Bands
-from oomdoctor_dashboard.timeline_data import Timeline
+from oomdoctor_dashboard.timeline_data import SERIES, Timeline
 from oomdoctor_dashboard.timeline_marks import Marks, marks_of
-from oomdoctor_dashboard.timeline_picture import Picture, picture
+from oomdoctor_dashboard.timeline_picture import POINTS, Picture, picture
 from oomdoctor_dashboard.view import View, options_of
 
 ID, TITLE = "timeline", "Timeline"
@@ -42,7 +43,8 @@ _HELP = (
     "Drag to zoom, scroll to zoom in and out, double-click to see all; what is drawn is computed anew for"
     " each window, and no peak is lost. A click sets the moment for all pages. Marks above the lines are"
     " what happened once: click one to look at it.",
-    "Figures are replayed from the recorded events. Whether a release was a retry, garbage collection or"
+    "Figures are replayed from the recorded events; they are called recorded where every allocation falls"
+    " where it was recorded. Whether a release was a retry, garbage collection or"
     " empty_cache() is inferred from the order of events and their stacks.",
 )
 
@@ -64,6 +66,13 @@ def layout() -> Any:
                         style={"flexShrink": 0},
                         children=[
                             dmc.Button("Show all", id=f"{ID}-all", variant="subtle", size="compact-xs"),
+                            dmc.Button(
+                                "CSV",
+                                id=f"{ID}-csv",
+                                variant="default",
+                                size="compact-xs",
+                                **{"aria-label": "Download what is drawn as CSV"},
+                            ),
                             dmc.SegmentedControl(id=f"{ID}-mode", data=_MODES, value="lines", size="xs"),
                             dmc.SegmentedControl(
                                 id=f"{ID}-axis", data=_axes(True), value="events", size="xs"
@@ -91,6 +100,7 @@ def layout() -> Any:
             ),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-asked"),
+            dcc.Download(id=f"{ID}-file"),
         ],
     )
 
@@ -140,6 +150,18 @@ def register(app: dash.Dash, library: Library) -> None:
             shown["low"] is None,
             None,
         )
+
+    @app.callback(
+        Output(f"{ID}-file", "data"),
+        Input(f"{ID}-csv", "n_clicks"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def download(_: Any, shown: Optional[View]) -> Any:
+        loaded = library.loaded(shown["item"], shown["device"]) if shown else None
+        if shown is None or loaded is None or not loaded.events:
+            return no_update
+        return {"content": csv_of(loaded, shown), "filename": "timeline.csv"}
 
     @app.callback(
         Output(f"{ID}-asked", "data"),
@@ -238,7 +260,7 @@ def summary(loaded: Loaded, shown: View, seen: Picture) -> str:
     top, most = timeline.peaks["allocated"], timeline.peaks["reserved"]
     parts = [
         f"Peak allocated {format_bytes(top.bytes)} at event {top.after:,},"
-        f" reserved {format_bytes(most.bytes)} (replayed)"
+        f" reserved {format_bytes(most.bytes)} ({basis_of(loaded.device)})"
     ]
     low, high = timeline.window(shown["low"], shown["high"])
     if (low, high) != (0, timeline.events):
@@ -246,6 +268,27 @@ def summary(loaded: Loaded, shown: View, seen: Picture) -> str:
         parts.append(f"in view {format_bytes(here.bytes)} at event {here.after:,}")
     parts += [f"{name}: {format_bytes(size)}" for name, size in seen.beyond]
     return " · ".join(parts)
+
+
+def csv_of(loaded: Loaded, shown: View) -> str:
+    """What is drawn, a row per state: events that have happened, microseconds, bytes of each line."""
+    import numpy as np
+    import pandas as pd
+
+    timeline = _timeline(loaded)
+    low, high = timeline.window(shown["low"], shown["high"])
+    states = np.unique(
+        np.concatenate(
+            [timeline.kept_around(timeline.series[name], low, high, POINTS, False) for name in SERIES]
+        )
+    )
+    states = states[(states >= low) & (states <= high)]
+    times = loaded.recording.events.time_us
+    columns = {"events": states}
+    if timeline.has_times:
+        columns["time_us"] = times[np.maximum(states - 1, 0)]
+    columns.update({f"{name}_bytes": timeline.series[name][states] for name in SERIES})
+    return str(pd.DataFrame(columns).to_csv(index=False))
 
 
 def _moved(loaded: Loaded, shown: View) -> Patch:

@@ -791,6 +791,21 @@ def _advised(
     }
 
 
+def searched(library: Library, loaded: Loaded) -> Optional[dict[str, Any]]:
+    """The recommendation of a search for this recording at its own capacity, as JSON has it; None: none."""
+    item = loaded.item
+    dump = loaded.made(f"{ID}-dump", lambda one: whatif_advice.dump_option(one.item))
+    for which in ((item.key, loaded.device.device), (item.run, dump)):
+        job = library.jobs.get((ID, "search", which, None))
+        if job is not None and job.state == "done":
+            found: whatif_advice.Searched = job.result
+            number = found.which.get((item.source.path, loaded.device.device))
+            if number is not None:
+                best: Optional[dict[str, Any]] = found.document["devices"][number]["recommendation"]
+                return best
+    return None
+
+
 def _conclusion(
     loaded: Loaded,
     found: whatif_advice.Searched,
