@@ -151,7 +151,7 @@ def _rest(library: Library, item: Item, there: set[tuple[Any, Any]]) -> list[dic
         rows.append(
             {
                 "item": item.key,
-                "process": item.label,
+                "process": _process(item) or item.label,
                 "rank": item.source.rank,
                 "device": device,
                 "dump": item.source.dump or "",

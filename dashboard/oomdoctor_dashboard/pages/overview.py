@@ -207,7 +207,7 @@ def _told(story: Story, found: Optional[dict[str, Any]]) -> Any:
     ]
     if story.sentence:
         parts.append(dmc.Text(story.sentence, size="sm", mt=2))
-    parts.append(dmc.Group(figures, gap="lg", mt=4))
+    parts.append(dmc.Group(figures, gap="lg", mt=4, style={"rowGap": 0}))
     first = story.remedy.command if story.remedy is not None else None
     line = found["line"] if found else first
     if line:
