@@ -77,6 +77,16 @@ def test_a_snapshot_by_its_url_brings_what_stands_beside_it(in_memory: str) -> N
     assert second["device"] == 1
 
 
+def test_both_of_a_comparison_and_a_report_may_be_urls(in_memory: str, tmp_path: Path) -> None:
+    other = ROOT / "traces" / "llama-2-layers-to-the-end"
+    here = run("compare", str(TWO_GPUS), str(other), "--json").stdout
+    there = run("compare", in_memory, other.as_uri(), "--json").stdout
+    assert without_places(there, in_memory, other.as_uri()) == without_places(here, str(TWO_GPUS), str(other))
+    written = tmp_path / "report.html"
+    run("report", in_memory, "-o", str(written))
+    assert "ran out of memory" in written.read_text()
+
+
 def test_a_log_is_explained_from_its_url(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     log.write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 32.00 MiB.\n" * 2)

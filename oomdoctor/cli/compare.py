@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Optional
 
 import click
 
 from oomdoctor.cli.output import write
-from oomdoctor.cli.recordings import device_option, each_device, json_option, say_if_compiling
+from oomdoctor.cli.recordings import (
+    RecordingPath,
+    device_option,
+    each_device,
+    json_option,
+    say_if_compiling,
+)
 
 if TYPE_CHECKING:
     from oomdoctor.allocator.loading import DeviceHistory
@@ -25,8 +30,8 @@ if TYPE_CHECKING:
     """,
     context_settings={"max_content_width": 80},
 )
-@click.argument("a", metavar="A", type=click.Path(exists=True))
-@click.argument("b", metavar="B", type=click.Path(exists=True))
+@click.argument("a", metavar="A", type=RecordingPath(exists=True))
+@click.argument("b", metavar="B", type=RecordingPath(exists=True))
 @device_option
 @click.option(
     "--device-b",
@@ -58,13 +63,14 @@ def command(
     when: str,
     as_json: bool,
 ) -> None:
+    from oomdoctor import storage
     from oomdoctor.comparison.compare import Pair
     from oomdoctor.comparison.pairing import paired
 
     say_if_compiling()
     # --dump is for those of both that are folders; where neither is, reading A says so.
-    for_b = dump if dump_b is None and os.path.isdir(b) else dump_b
-    for_a = dump if os.path.isdir(a) or for_b is None or dump_b is not None else None
+    for_b = dump if dump_b is None and storage.is_folder(b) else dump_b
+    for_a = dump if storage.is_folder(a) or for_b is None or dump_b is not None else None
     problems: list[str] = []
     found_a = _devices(a, device, for_a, "A", problems)
     found_b = _devices(b, device if device_b is None else device_b, for_b, "B", problems)

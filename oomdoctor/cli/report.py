@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Optional
 import click
 
 from oomdoctor.cli.output import write
-from oomdoctor.cli.recordings import device_option, dump_option, each_device, say_if_compiling
+from oomdoctor.cli.recordings import device_option, dump_option, each_device, path_argument, say_if_compiling
 
 if TYPE_CHECKING:
     from oomdoctor.allocator.loading import DeviceHistory
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     """,
     context_settings={"max_content_width": 80},
 )
-@click.argument("path", metavar="SNAPSHOT|RUN_FOLDER", type=click.Path(exists=True))
+@path_argument
 @click.option(
     "-o",
     "--output",
@@ -51,11 +51,12 @@ if TYPE_CHECKING:
 def command(
     path: str, output: str, device: Optional[int], advises: bool, theme: str, dump: Optional[str]
 ) -> None:
+    from oomdoctor import storage
     from oomdoctor.diagnosis.run import diagnose_run, diagnose_snapshot
     from oomdoctor.errors import OomdoctorError, UsageError
     from oomdoctor.units import format_bytes
 
-    if os.path.exists(output) and os.path.samefile(path, output):
+    if os.path.exists(output) and os.path.exists(path) and os.path.samefile(path, output):
         raise UsageError(
             "the report would replace the recording", where=output, next_step="name another file"
         )
@@ -70,7 +71,7 @@ def command(
             next_step="pip install 'oomdoctor[dashboard]'",
         ) from error
     say_if_compiling(simulates=advises)
-    run = diagnose_run(path) if os.path.isdir(path) else diagnose_snapshot(path)
+    run = diagnose_run(path) if storage.is_folder(path) else diagnose_snapshot(path)
     problems: list[str] = []
     advice = _advice(path, device, dump) if advises else None
     text, devices = report(
