@@ -19,7 +19,7 @@ from typing import Any, Callable, Optional, TypeVar
 
 from oomdoctor.allocator.loading import DeviceHistory, load_device
 from oomdoctor.allocator.moment import Moment, moment_of
-from oomdoctor.diagnosis.inspection import Inspection, inspect_device
+from oomdoctor.diagnosis.inspection import Inspection, inspection_of
 from oomdoctor.errors import EmptyInput, InputError, OomdoctorError, UsageError
 from oomdoctor.run.folder import RunFolder
 from oomdoctor.run.sources import SnapshotSource, snapshot_sources
@@ -101,7 +101,7 @@ class Loaded:
 
     def inspection(self, event: Optional[int]) -> Inspection:
         """What ``oomdoctor inspect --event`` says of that state."""
-        return inspect_device(self.device, self.event(event))
+        return inspection_of(self.device, self.moment(event))
 
 
 class Library:

@@ -80,14 +80,18 @@ def inspect_device(device: DeviceHistory, event: Optional[int] = None) -> Inspec
     """
     history = device.history
     after = event_number(event, len(history.recording), device.device, device.source.path)
-    moment = moment_of(history, after)
+    return inspection_of(device, moment_of(history, after))
+
+
+def inspection_of(device: DeviceHistory, moment: Moment) -> Inspection:
+    """What is to be said of a moment of a device."""
     notes = list(device.notes)
     if moment.layout.phantoms:
         notes.append(
             f"{moment.layout.phantoms:,} bytes of live blocks lie in no segment that the recording knows;"
             " they are left out here"
         )
-    at_end = after == len(history.recording) and device.agrees
+    at_end = moment.events == len(device.history.recording) and device.agrees
     return Inspection(
         device=device,
         moment=moment,
