@@ -22,6 +22,7 @@ from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.access import Access, guard
 from oomdoctor_dashboard.choosing import device_choices, item_choices
 from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.gates import open_gates
 from oomdoctor_dashboard.library import Item, Library
 from oomdoctor_dashboard.uploads import add_upload_route, too_large
 from oomdoctor_dashboard.view import DEFAULT, TABS, changed, from_query
@@ -69,6 +70,7 @@ def create_app(
 
     app.layout = frame
     _register(app, library)
+    open_gates(app, [page for page in TABS if page != "overview"])
     for page in pages.values():
         page.register(app, library)
     return app
@@ -111,6 +113,7 @@ def _frame(
             dcc.Store(id="default-view", data=DEFAULT),
             dcc.Store(id="wanted", data=None),
             dcc.Store(id="subject", data=None),
+            dcc.Store(id="gates", data=[page for page in TABS if page != "overview"]),
             dcc.Interval(id="poll", interval=_POLL_MS, disabled=True),
             dcc.Interval(id="follow", interval=_FOLLOW_MS),
             dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
@@ -242,15 +245,23 @@ def _register_address(app: dash.Dash) -> None:
     )
 
     app.clientside_callback(
-        ClientsideFunction("oomdoctor", "followView"),
+        ClientsideFunction("oomdoctor", "viewed"),
         Output("share", "content"),
         Output("tabs", "value"),
         Output("theme", "checked"),
         Output("mantine", "forceColorScheme"),
+        Output("timeline-mode", "value"),
+        Output("timeline-axis", "value"),
+        Output("moment-event", "value"),
         Input(ids.VIEW, "data"),
+        # A State: what it holds comes of what is shown, and Dash calls nothing that leads to itself.
+        State("moment-info", "data"),
         State("default-view", "data"),
         State("tabs", "value"),
         State("theme", "checked"),
+        State("timeline-mode", "value"),
+        State("timeline-axis", "value"),
+        State("moment-event", "value"),
         prevent_initial_call=True,
     )
 
@@ -342,20 +353,14 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
 
 
 def _register_reading(app: dash.Dash, library: Library) -> None:
-    # Without a round trip where what is wanted is of the recording that is shown.
+    # Without a round trip where what is wanted is of the recording that is shown. Not one with the callback
+    # above: reading changes the view, and Dash calls nothing twice on one way.
     app.clientside_callback(
         ClientsideFunction("oomdoctor", "route"),
         Output(ids.SHOWN, "data", allow_duplicate=True),
         Output("wanted", "data"),
         Input(ids.VIEW, "data"),
         State(ids.SHOWN, "data"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor", "subject"),
-        Output("subject", "data"),
-        Input(ids.SHOWN, "data"),
-        State("subject", "data"),
         prevent_initial_call=True,
     )
 

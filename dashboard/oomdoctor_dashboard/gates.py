@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import dash
-from dash import Input, Output, dcc
+from dash import ClientsideFunction, Input, Output, State, dcc
 
 from oomdoctor_dashboard import ids
 
@@ -20,10 +21,19 @@ def shown_store(page: str) -> Any:
     return dcc.Store(id=shown_id(page))
 
 
-def open_gate(app: dash.Dash, page: str) -> None:
-    """Fill the store, in the browser."""
+def open_gates(app: dash.Dash, pages: Sequence[str]) -> None:
+    """Fill the stores, in the browser; that of what the header speaks of; and that of the timeline, which is
+    drawn anew for anything but another moment.
+
+    One callback for all: each that a browser runs makes Dash compare the whole page several times.
+    """
     app.clientside_callback(
-        f"shown => shown && shown.tab === {page!r} ? shown : window.dash_clientside.no_update",
-        Output(shown_id(page), "data"),
+        ClientsideFunction("oomdoctor", "gates"),
+        Output("subject", "data"),
+        Output(shown_id("timeline"), "data"),
+        *(Output(shown_id(page), "data") for page in pages),
         Input(ids.SHOWN, "data"),
+        State("subject", "data"),
+        State(shown_id("timeline"), "data"),
+        State("gates", "data"),
     )

@@ -183,6 +183,33 @@ _LARGEST_HOLE = """() => {
 }"""
 
 
+# Where the line of the moment is drawn, in the numbers of the axis.
+_LINE = """() => {
+  const graph = document.querySelector("#timeline-graph .js-plotly-plot");
+  const axis = graph._fullLayout.xaxis;
+  const path = graph.querySelector('.shapelayer path[data-index="0"]').getAttribute("d");
+  return axis.p2d(parseFloat(path.slice(1)) - axis._offset);
+}"""
+
+
+def test_the_line_of_the_moment_follows(tab: Tab, library: Library) -> None:
+    times = library.loaded(library.items()[0].key, 0).recording.events.time_us
+    for query, at in (
+        ("?event=5000", lambda event: event),
+        ("?event=5000&low=4000&high=6000", lambda event: event),
+        ("?event=5000&axis=time", lambda event: (int(times[event - 1]) - int(times[0])) / 1e6),
+    ):
+        tab.open(query)
+        tab.drawn()
+        assert tab.page.evaluate(_LINE) == pytest.approx(at(5000), rel=1e-3)
+        tab.page.locator("#moment-back").click()
+        tab.rest()
+        assert tab.page.evaluate(_LINE) == pytest.approx(at(4900), rel=1e-3)
+    tab.page.locator("label[for=theme], #theme").first.click(force=True)
+    tab.rest()
+    assert tab.page.evaluate(_LINE) == pytest.approx(at(4900), rel=1e-3)
+
+
 def test_keys_step_after_a_tab_was_clicked(tab: Tab) -> None:
     tab.open("?event=100")
     tab.drawn()

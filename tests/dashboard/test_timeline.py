@@ -204,7 +204,7 @@ def test_peaks_are_those_that_torch_counted(loaded: Loaded) -> None:
         == (entry["max_allocated_bytes"])
     )
     text = page.summary(loaded, view_of(loaded), page.picture_of(loaded, view_of(loaded)))
-    assert text.startswith("Peak allocated 1.11 GiB at event 7,812, reserved 1.16 GiB (replayed)")
+    assert text.startswith("Peak allocated 1.11 GiB at event 7,812, reserved 1.16 GiB (recorded)")
     zoomed = view_of(loaded, low=1000, high=2000)
     here = int(timeline.series["allocated"][1000:2001].argmax()) + 1000
     assert f"in view 1.05 GiB at event {here:,}" in page.summary(
@@ -378,7 +378,7 @@ def test_without_times_there_are_only_events(timeless: Loaded) -> None:
 
 def test_the_page_says_why_time_cannot_be_chosen(timeless: Loaded, loaded: Loaded) -> None:
     for one, label in ((timeless, "Time (torch before 2.2 records no times)"), (loaded, "Time")):
-        (events, time) = drawing(Holding(one))(view_of(one), None)[4]
+        (events, time) = drawing(Holding(one))(view_of(one))[4]
         assert time == {"value": "time", "label": label, "disabled": one is timeless}
         assert not events.get("disabled")
 
@@ -530,27 +530,24 @@ def drawing(library: Library) -> Callable[..., Any]:
     return draw
 
 
-def test_the_moment_moves_without_the_figure(library: Library, loaded: Loaded) -> None:
+def test_the_moment_stands_where_it_lies(library: Library, loaded: Loaded) -> None:
+    """The browser moves it, by events or by seconds."""
     draw = drawing(library)
-    first = draw(view_of(loaded, event=10), None)
+    first = draw(view_of(loaded, event=10))
     assert len(first) == 7
-    again = draw(view_of(loaded, event=20), first[2])
-    operations = again[0].to_plotly_json()["operations"]
-    assert {(tuple(one["location"]), one["params"]["value"]) for one in operations} == {
-        (("layout", "shapes", MOMENT_SHAPE, "x0"), 20.0),
-        (("layout", "shapes", MOMENT_SHAPE, "x1"), 20.0),
-    }
-    assert all(value is dash.no_update for value in again[1:])
-    for change in ({"low": 5, "high": 500}, {"theme": "dark"}, {"axis": "time"}):
-        assert len(draw(view_of(loaded, event=20, **change), first[2])[0].data) > 3
-    assert all(value is dash.no_update for value in draw(None, None))
+    assert first[0].layout.shapes[MOMENT_SHAPE].x0 == 10
+    over_time = draw(view_of(loaded, event=20, axis="time"))
+    assert over_time[0].layout.shapes[MOMENT_SHAPE].x0 == pytest.approx(page.seconds_of(loaded, 20))
+    times = loaded.recording.events.time_us
+    assert page.seconds_of(loaded, 20) == pytest.approx((int(times[19]) - int(times[0])) / 1e6)
+    assert all(value is dash.no_update for value in draw(None))
 
 
 def test_a_state_without_history_says_so(snapshot: Snapshot) -> None:
     one = loaded_of(dataclasses.replace(snapshot, traces=()))
     assert one.events == 0
 
-    _, style, drawn, text, axes, _, none = drawing(Holding(one))(view_of(one), None)
+    _, style, drawn, text, axes, _, none = drawing(Holding(one))(view_of(one))
     assert style["display"] == "none"
     assert none.title == "No history was recorded"
     assert "trace -- COMMAND" in none.children[0].children
@@ -561,7 +558,7 @@ def test_a_state_without_history_says_so(snapshot: Snapshot) -> None:
 
 
 def test_what_is_not_open_is_told_on_the_page(library: Library) -> None:
-    answer = drawing(library)(changed(None, item="gone", device=0), None)
+    answer = drawing(library)(changed(None, item="gone", device=0))
     assert answer[1]["display"] == "none"
     assert "not open here" in answer[6].title
 

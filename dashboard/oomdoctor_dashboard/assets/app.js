@@ -61,11 +61,25 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
   },
 
   /* What the header speaks of changes less often than the view. */
-  subject: function (shown, subject) {
-    if (!shown || (subject && subject.item === shown.item && subject.device === shown.device)) {
-      return window.dash_clientside.no_update;
-    }
-    return { item: shown.item, device: shown.device };
+  gates: function (shown, subject, drawn, pages) {
+    const all = window.dash_clientside;
+    const none = all.no_update;
+    const same = !shown || (subject && subject.item === shown.item && subject.device === shown.device);
+    return [
+      same ? none : { item: shown.item, device: shown.device },
+      shown && !all.oomdoctor_timeline.alike(shown, drawn) ? shown : none,
+      ...pages.map((page) => (shown && shown.tab === page ? shown : none)),
+    ];
+  },
+
+  /* All that follows from a view at once: each callback costs the browser some ten milliseconds. */
+  viewed: function (view, info, standard, tab, dark, mode, axis, event) {
+    const all = window.dash_clientside;
+    return [
+      ...all.oomdoctor.followView(view, standard, tab, dark),
+      ...all.oomdoctor_timeline.controls(view, mode, axis),
+      all.oomdoctor_moment.number(view, info, event),
+    ];
   },
 });
 

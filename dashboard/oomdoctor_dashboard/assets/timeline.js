@@ -2,6 +2,13 @@
    wanted meanwhile is lost. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor_timeline = {
+  /* Whether two views differ in the moment alone, as far as the timeline goes. */
+  alike: function (one, other) {
+    const settings = window.dash_clientside.oomdoctor_timeline.settings;
+    const key = (view) => [view.item, view.device, view.low, view.high, view.theme, ...settings(view)];
+    return Boolean(one && other) && JSON.stringify(key(one)) === JSON.stringify(key(other));
+  },
+
   settings: function (view) {
     const mode = view.options && view.options.timeline && view.options.timeline.mode;
     return [mode || "lines", view.axis || "events"];
@@ -83,3 +90,35 @@ window.dash_clientside.oomdoctor_timeline = {
     return clicks && view ? Object.assign({}, view, { low: null, high: null }) : none;
   },
 };
+
+/* The line of the moment moves without the figure being drawn anew, which would take a hundred milliseconds. */
+(function () {
+  "use strict";
+  const MOMENT_SHAPE = 0; // of figures/timeline.py
+
+  function move() {
+    const graph = document.querySelector("#timeline-graph .js-plotly-plot");
+    const line = document.getElementById("moment-line");
+    const full = graph && graph._fullLayout;
+    const shape = full && graph.layout.shapes && graph.layout.shapes[MOMENT_SHAPE];
+    if (!line || !shape || !full.xaxis || !full.xaxis.d2p) return;
+    if (!graph.followsMoment) {
+      graph.followsMoment = true;
+      graph.on("plotly_afterplot", move); // what is drawn may be of an earlier moment
+    }
+    const text = full.xaxis.ticksuffix === " s" ? line.dataset.seconds : line.dataset.event;
+    const path = graph.querySelector(`.shapelayer path[data-index="${MOMENT_SHAPE}"]`);
+    if (!text || !path || shape.x0 === Number(text)) return;
+    shape.x0 = shape.x1 = Number(text);
+    const drawn = full.shapes && full.shapes[MOMENT_SHAPE];
+    if (drawn) drawn.x0 = drawn.x1 = Number(text);
+    const at = full.xaxis._offset + full.xaxis.d2p(Number(text));
+    path.setAttribute("d", path.getAttribute("d").replace(/([ML])[^,]+,/g, `$1${at},`));
+  }
+
+  new MutationObserver(move).observe(document, {
+    subtree: true,
+    attributes: true,
+    attributeFilter: ["data-event", "data-seconds"],
+  });
+})();

@@ -25,7 +25,7 @@ from oomdoctor_dashboard.choosing import item_choices
 from oomdoctor_dashboard.compare_data import SERIES, SIDES, Courses, Levels
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import compare as figures
-from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
+from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.reading_help import reading_help
@@ -418,7 +418,6 @@ def _mine(shown: Any) -> bool:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    open_gate(app, ID)
     compared = Compared()
     _register_choosing(app, library)
     _register_drawing(app, library, compared)

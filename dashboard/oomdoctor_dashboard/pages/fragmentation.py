@@ -18,7 +18,7 @@ from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
-from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
+from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
@@ -283,7 +283,6 @@ def choices_of(loaded: Loaded, series: data.Series) -> dict[data.Where, str]:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    open_gate(app, ID)
     _register_choosing(app)
     _register_over(app, library)
     _register_moment(app, library)

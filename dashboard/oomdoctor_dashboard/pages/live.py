@@ -19,7 +19,7 @@ from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids, live_data
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
-from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
+from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_filter import Wanted, wanted_of
 from oomdoctor_dashboard.live_flame import flame_of
@@ -259,7 +259,6 @@ def _mine(shown: Any) -> bool:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    open_gate(app, ID)
     _register_choosing(app, library)
     _register_drawing(app, library)
     _register_details(app, library)

@@ -10,6 +10,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.pages.timeline import seconds_of
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.stepping import KINDS, Stops, what_happened, when
 from oomdoctor_dashboard.view import View, changed
@@ -121,23 +122,26 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-line", "children"),
         Output(f"{ID}-line", "title"),
         Output(f"{ID}-line", "data-event"),
+        Output(f"{ID}-line", "data-seconds"),
         Output(f"{ID}-info", "data"),
         Output(f"{ID}-of", "children"),
         Output(f"{ID}-oom", "disabled"),
         Output(f"{ID}-event", "max"),
+        Output(f"{ID}-event", "value", allow_duplicate=True),
         Input(ids.SHOWN, "data"),
         State(f"{ID}-info", "data"),
+        prevent_initial_call="initial_duplicate",
     )
     def say(shown: Optional[View], info: Any) -> Any:
         if shown is None:
-            return (no_update,) * 7
+            return (no_update,) * 9
         loaded = library.loaded(shown["item"], shown["device"])
         moment = loaded.moment(shown["event"])
         at, what = when(moment), what_happened(moment)
         quiet = html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7})
-        line = [html.Span(what), quiet], what, moment.events
+        line = [html.Span(what), quiet], what, moment.events, seconds_of(loaded, moment.events)
         if info and (info["item"], info["device"]) == (shown["item"], shown["device"]):
-            return (*line, *(no_update,) * 4)
+            return (*line, *(no_update,) * 5)
         # What of a recording stepping needs to know; once for each.
         stops = stops_of(loaded)
         told = {
@@ -147,7 +151,7 @@ def register(app: dash.Dash, library: Library) -> None:
             "peaks": stops.peaks,
             "speeds": {key: [pause, steps] for key, (_, pause, steps) in SPEEDS.items()},
         }
-        return (*line, told, f"of {stops.events:,}", not stops.count("oom"), stops.events)
+        return (*line, told, f"of {stops.events:,}", not stops.count("oom"), stops.events, moment.events)
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -183,14 +187,6 @@ def _register_browser(app: dash.Dash) -> None:
         State(f"{ID}-by", "value"),
         State(f"{ID}-speed", "value"),
         State(f"{ID}-line", "data-event"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor_moment", "number"),
-        Output(f"{ID}-event", "value"),
-        Input(ids.VIEW, "data"),
-        Input(f"{ID}-info", "data"),
-        State(f"{ID}-event", "value"),
         prevent_initial_call=True,
     )
     app.clientside_callback(

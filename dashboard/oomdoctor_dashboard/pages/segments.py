@@ -18,7 +18,7 @@ from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.segments import segment_figure
-from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
+from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import NO_PLACE, Places, stream_name
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
@@ -127,8 +127,6 @@ def register(app: dash.Dash, library: Library) -> None:
     """Its callbacks."""
     _register_options(app, library)
     _register_choosing(app, library)
-
-    open_gate(app, ID)
 
     @app.callback(
         Output(f"{ID}-graph", "figure"),

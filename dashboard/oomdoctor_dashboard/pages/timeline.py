@@ -6,14 +6,15 @@ from typing import Any, Optional
 
 import dash
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Input, Output, Patch, State, dcc, html, no_update
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.reporters.recording_json import basis_of
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
-from oomdoctor_dashboard.figures.timeline import MOMENT_SHAPE, timeline_figure
+from oomdoctor_dashboard.figures.timeline import timeline_figure
+from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.timeline_bands import MAKERS, Bands
@@ -98,6 +99,7 @@ def layout() -> Any:
                     "toImageButtonOptions": {"filename": "oomdoctor-timeline", "scale": 2},
                 },
             ),
+            shown_store(ID),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-asked"),
             dcc.Download(id=f"{ID}-file"),
@@ -124,10 +126,9 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-axis", "data"),
         Output(f"{ID}-all", "disabled"),
         Output(f"{ID}-none", "children"),
-        Input(ids.SHOWN, "data"),
-        State(f"{ID}-drawn", "data"),
+        Input(shown_id(ID), "data"),
     )
-    def draw(shown: Optional[View], drawn: Optional[list[Any]]) -> Any:
+    def draw(shown: Optional[View]) -> Any:
         if shown is None:
             return (no_update,) * 7
         hidden = {"height": _HEIGHT, "display": "none"}
@@ -135,8 +136,6 @@ def register(app: dash.Dash, library: Library) -> None:
             loaded = library.loaded(shown["item"], shown["device"])
             if not loaded.events:
                 return no_update, hidden, key_of(shown), "", _axes(False), True, _no_history(loaded)
-            if drawn == key_of(shown):
-                return (_moved(loaded, shown), *(no_update,) * 6)
             seen = picture_of(loaded, shown)
             timeline = _timeline(loaded)
         except OomdoctorError as error:
@@ -188,10 +187,6 @@ def _register_switches(app: dash.Dash) -> None:
     now, drawn = State(ids.VIEW, "data"), State(f"{ID}-drawn", "data")
     mode, axis = (f"{ID}-mode", "value"), (f"{ID}-axis", "value")
     later = {"prevent_initial_call": True}
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor_timeline", "controls"),
-        Output(*mode), Output(*axis), Input(ids.VIEW, "data"), State(*mode), State(*axis), **later,
-    )  # fmt: skip
     for function, inputs in (
         ("chosen", [Input(*mode), Input(*axis), now]),
         ("zoomed", [Input(f"{ID}-asked", "data"), now]),
@@ -291,16 +286,10 @@ def csv_of(loaded: Loaded, shown: View) -> str:
     return str(pd.DataFrame(columns).to_csv(index=False))
 
 
-def _moved(loaded: Loaded, shown: View) -> Patch:
-    """The line of the moment somewhere else."""
+def seconds_of(loaded: Loaded, event: int) -> Optional[float]:
+    """Where a moment lies on the axis of time; None where there is none."""
     timeline = _timeline(loaded)
-    event = loaded.event(shown["event"])
-    over_time = shown["axis"] == "time" and timeline.has_times
-    at = float(timeline.positions(_one(event), over_time)[0])
-    patch = Patch()
-    line = patch["layout"]["shapes"][MOMENT_SHAPE]
-    line["x0"] = line["x1"] = at
-    return patch
+    return float(timeline.positions(_one(event), True)[0]) if timeline.has_times else None
 
 
 def _one(event: int) -> Any:

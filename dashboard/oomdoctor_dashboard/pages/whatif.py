@@ -17,7 +17,7 @@ from oomdoctor.allocator.release_bounds import named
 from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import whatif as figures
-from oomdoctor_dashboard.gates import open_gate, shown_id, shown_store
+from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.reading_help import reading_help
@@ -346,7 +346,6 @@ class _Kept:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    open_gate(app, ID)
     kept = _Kept(library)
     _register_form(app, library)
     _register_replay(app, library, kept)
