@@ -15,9 +15,9 @@ from oomdoctor.diagnosis.frames import is_internal, short_path, telling_frames
 from oomdoctor.snapshot.stacks import Stacks
 from oomdoctor_dashboard.live_data import NO_PLACE, Live
 
-MOST_NODES = 400
-# Narrower than a pixel of a wide screen.
-_SMALLEST_SHARE = 1 / 2000
+MOST_NODES = 240
+# Narrower than two pixels of a laptop's screen.
+_SMALLEST_SHARE = 1 / 600
 ROOT = "live"
 
 
