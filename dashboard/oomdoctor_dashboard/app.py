@@ -56,6 +56,7 @@ def create_app(
         server=server,
         title="oomdoctor",
         update_title=None,
+        prevent_initial_callbacks=True,
         serve_locally=True,
         suppress_callback_exceptions=False,
         include_pages_meta=False,
@@ -275,6 +276,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Input("subject", "data"),
         Input("follow", "n_intervals"),
         State("item", "value"),
+        prevent_initial_call=False,
     )
     def choices(subject: Any, _: Any, chosen: Any) -> Any:
         # An answer of ours may have been dropped while the page was being built: look after it.
