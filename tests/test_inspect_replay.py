@@ -550,6 +550,14 @@ def test_a_private_pool_that_the_recording_does_not_name(tmp_path: Path) -> None
     assert "large private, 0" in text("inspect", path, "--event", "6")
 
 
+def test_a_replay_that_goes_elsewhere_is_called_a_guess(tmp_path: Path, file: str) -> None:
+    plain = recorded(PROGRAM, Settings())
+    for row in plain["device_traces"][0]:
+        row["addr"] += 512 * (row["size"] % 7) + 512
+    assert "a guess" in text("replay", save(tmp_path / "elsewhere.pickle", plain))
+    assert "a guess" not in text("replay", file)
+
+
 def test_what_pins_and_for_how_long(tmp_path: Path) -> None:
     here, there = [frame("here", "/home/me/a.py")], [frame("there", "/home/me/b.py")]
     first, second = 1 << 40, 1 << 41

@@ -114,6 +114,7 @@ def _frame(
             dcc.Store(id="default-view", data=DEFAULT),
             dcc.Store(id="wanted", data=None),
             dcc.Store(id="subject", data=None),
+            dcc.Store(id="failed", data=None),
             dcc.Store(id="gates", data=[page for page in TABS if page != "overview"]),
             dcc.Interval(id="poll", interval=_POLL_MS, disabled=True),
             dcc.Interval(id="follow", interval=_FOLLOW_MS),
@@ -275,14 +276,20 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         Output("device", "value"),
         Input("subject", "data"),
         Input("follow", "n_intervals"),
+        Input("failed", "data"),
         State("item", "value"),
+        State("device", "value"),
+        State(ids.VIEW, "data"),
         prevent_initial_call=False,
     )
-    def choices(subject: Any, _: Any, chosen: Any) -> Any:
-        # An answer of ours may have been dropped while the page was being built: look after it.
-        is_right = not subject or chosen == subject["item"]
-        if dash.ctx.triggered_id == "follow" and not library.refresh() and is_right:
-            return no_update, no_update, no_update, no_update
+    def choices(subject: Any, _: Any, __: Any, item_now: Any, device_now: Any, view: Any) -> Any:
+        if dash.ctx.triggered_id == "follow":
+            # An answer of ours may have been dropped while the page was being built: look after it, unless
+            # the boxes ask for something that is being read.
+            is_right = not subject or (item_now, device_now) == (subject["item"], str(subject["device"]))
+            reads = subject and view and view["item"] != subject["item"]
+            if (not library.refresh() and is_right) or reads:
+                return no_update, no_update, no_update, no_update
         items = item_choices(library)
         if subject is None:
             return items, no_update, no_update, no_update
@@ -304,7 +311,8 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         if view is None:
             return no_update
         is_upload = dash.ctx.triggered_id == "uploaded"
-        if subject and not is_upload and (item, device) == (subject["item"], str(subject["device"])):
+        is_shown = subject and (item, device) == (subject["item"], str(subject["device"]))
+        if is_shown and not is_upload and view["item"] == item:
             return no_update  # the boxes were set to what is shown
         if is_upload:
             item, device = (uploaded or {}).get("key"), None
@@ -322,13 +330,15 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input("follow", "n_intervals"),
+        State("failed", "data"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def again(_: Any, view: Any) -> Any:
+    def again(_: Any, failed: Any, view: Any) -> Any:
         """A snapshot that could not be read while it was being written."""
-        worth = view is not None and view["item"] and library.is_worth_another_try(view["item"])
-        return dict(view) if worth else no_update
+        if view is None or not failed or not library.is_worth_another_try(failed):
+            return no_update
+        return changed(view, item=failed, device=None, event=None, low=None, high=None)
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -374,6 +384,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         Output("problem", "children"),
         Output("poll", "disabled"),
         Output("views", "style"),
+        Output("failed", "data"),
         Input("wanted", "data"),
         Input("poll", "n_intervals"),
         Input("loading-cancel", "n_clicks"),
@@ -385,12 +396,12 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         hidden: Any = {"display": "none"}
         visible: Any = {}
         if view is None:
-            return (no_update,) * 7
+            return (no_update,) * 8
         if view["item"] is None:
-            return no_update, no_update, hidden, "", _nothing_open(library), True, hidden
+            return no_update, no_update, hidden, "", _nothing_open(library), True, hidden, None
         device = view["device"]
         if shown and (shown["item"], shown["device"]) == (view["item"], device):
-            return (*(no_update,) * 2, hidden, "", None, True, visible)
+            return (*(no_update,) * 2, hidden, "", None, True, visible, no_update)
         if device is None or not library.is_loaded(view["item"], device):
             # Which devices there are is known once it is read: None stands for the first.
             job = library.load(view["item"], device)
@@ -399,12 +410,22 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 library.jobs.forget((view["item"], device))
                 if shown:
                     back = changed(view, item=shown["item"], device=shown["device"], event=None)
-                    return no_update, back, hidden, "", None, True, visible
-                return no_update, no_update, hidden, "", alert("Reading was cancelled", ""), True, hidden
+                    return no_update, back, hidden, "", None, True, visible, None
+                return (
+                    no_update,
+                    no_update,
+                    hidden,
+                    "",
+                    alert("Reading was cancelled", ""),
+                    True,
+                    hidden,
+                    None,
+                )
             if job.state == "running" and not job.wait(0.1):
                 seconds = job.seconds
                 text = f"{job.title} … {seconds:.0f} s" if seconds > 1 else f"{job.title} …"
-                return no_update, no_update, visible, text, None, False, visible if shown else hidden
+                views = visible if shown else hidden
+                return no_update, no_update, visible, text, None, False, views, no_update
             if job.error is not None:
                 item = library.item(view["item"])
                 error = _as_named(job.error, item)
@@ -419,13 +440,14 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                     alert(error, more=_may_be_unfinished(item)),
                     True,
                     visible if shown else hidden,
+                    view["item"],
                 )
             if device is None:
                 device = job.result.device.device
         if device != view["device"]:
             view = changed(view, device=device)
-            return view, view, hidden, "", None, True, visible
-        return view, no_update, hidden, "", None, True, visible
+            return view, view, hidden, "", None, True, visible, None
+        return view, no_update, hidden, "", None, True, visible, None
 
 
 def _as_named(error: BaseException, item: Optional[Item]) -> BaseException:

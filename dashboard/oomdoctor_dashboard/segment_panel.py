@@ -55,7 +55,7 @@ def summary(moment: Moment, basis: str) -> Any:
     return dmc.Stack(
         gap=6,
         children=[
-            dmc.Text(f"After event {moment.events:,}", fw=600, size="sm"),
+            dmc.Text(f"After {moment.events:,} events", fw=600, size="sm"),
             dmc.Table(
                 verticalSpacing=2,
                 horizontalSpacing=6,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
+import numpy as np
+
 from oomdoctor.allocator.replay import recorded_outcome
 from oomdoctor.diagnosis.model import Remedy
 from oomdoctor.diagnosis.run import Case, RunDiagnosis, diagnose_run, diagnose_snapshot
 from oomdoctor.diagnosis.state import device_state
+from oomdoctor.snapshot.model import OOM
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.library import Item, Library, Loaded
 
@@ -111,6 +114,12 @@ def _process(item: Item) -> str:
     rank, pid = item.source.rank, item.source.pid
     parts = [f"rank {rank}"] if rank is not None else []
     return ", ".join([*parts, *([f"pid {pid}"] if pid is not None else [])])
+
+
+def first_oom(loaded: Loaded) -> Optional[int]:
+    """After how many events memory had run out first; None where it did not."""
+    found = np.flatnonzero(loaded.recording.events.action == OOM)
+    return int(found[0]) + 1 if len(found) else None
 
 
 def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, Any]]:

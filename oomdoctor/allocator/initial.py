@@ -368,7 +368,12 @@ def _with_sizes(
         kept.append((address, size, requested, birth, state, stack, piece))
         uncertain.append(not sure)
     if homeless:
-        notes.append(f"{homeless} blocks older than the trace lie in no segment that it knows")
+        many = (
+            "1 block older than the trace lies"
+            if homeless == 1
+            else f"{homeless:,} blocks older than the trace lie"
+        )
+        notes.append(f"{many} in no segment that it knows")
     columns: list[tuple[int, ...]] = list(zip(*kept)) if kept else [()] * 7
     return OlderBlocks(
         address=np.array(columns[0], np.int64),

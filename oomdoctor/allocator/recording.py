@@ -23,6 +23,7 @@ from oomdoctor.snapshot.model import (
     OOM,
     SEGMENT_ALLOC,
     SEGMENT_FREE,
+    SEGMENT_MAP,
     SNAPSHOT,
     UNKNOWN,
     UNKNOWN_ACTION,
@@ -146,6 +147,20 @@ def _in_time_order(events: Events, notes: list[str]) -> Events:
         return events
     notes.append("the trace was out of order; its events were sorted by time")
     order = np.argsort(events.time_us, kind="stable")
+    return _cause_before_effect(events.take(order))
+
+
+def _cause_before_effect(events: Events) -> Events:
+    """Of two events of one time and address that changed places: a free is asked for before it completes, a
+    segment comes before the block in it.
+    """
+    first, second = events.action[:-1], events.action[1:]
+    alike = (events.time_us[:-1] == events.time_us[1:]) & (events.address[:-1] == events.address[1:])
+    wrong = (first == FREE_COMPLETED) & (second == FREE_REQUESTED)
+    wrong |= (first == ALLOC) & ((second == SEGMENT_ALLOC) | (second == SEGMENT_MAP))
+    at = np.flatnonzero(alike & wrong)
+    order = np.arange(len(events))
+    order[at], order[at + 1] = at + 1, at
     return events.take(order)
 
 
@@ -157,7 +172,8 @@ def _possible(events: Events, notes: list[str]) -> Events:
     wrong |= (events.action == OOM) & ((events.entry_size < 0) | (events.entry_size > _MOST))
     if not wrong.any():
         return events
-    notes.append(f"{int(wrong.sum())} events have sizes or addresses that cannot be and were left out")
+    many = "1 event has" if wrong.sum() == 1 else f"{int(wrong.sum()):,} events have"
+    notes.append(f"{many} sizes or addresses that cannot be and were left out")
     return replace(events, action=np.where(wrong, UNKNOWN_ACTION, events.action).astype(np.uint8))
 
 

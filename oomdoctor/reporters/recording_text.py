@@ -23,6 +23,10 @@ def called(device: DeviceHistory) -> str:
     return ", ".join(parts)
 
 
+# Below this share of allocations the replay is of another program than the recorded one.
+_TELLING = 0.9
+
+
 def trust(device: DeviceHistory) -> str:
     """How far the replay can be trusted, in a sentence or two."""
     check = device.history.check
@@ -37,6 +41,8 @@ def trust(device: DeviceHistory) -> str:
             f" The first it does not is number {mismatch['alloc_index']:,} (event {mismatch['event']:,},"
             f" {format_bytes(mismatch['requested_bytes'])}): {mismatch['why']}."
         )
+    if check.matching < _TELLING * check.compared:
+        said += " With so few, what follows is a guess: the file may be damaged or put together."
     if not device.is_complete:
         pieces = device.history.initial.pieces
         held = sum(piece.end - piece.start for piece in pieces)

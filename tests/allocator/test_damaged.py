@@ -177,3 +177,22 @@ def test_a_recorded_address_still_in_use_is_not_handed_out_again() -> None:
     done = replay(asked, chosen, Conditions(), requests=requests)
     assert violations(done.heap) == []
     assert done.outcome.segments_allocated == 3
+
+
+def test_events_of_one_time_that_changed_places_are_put_right() -> None:
+    """Sorting by time leaves them as they stand: the free would complete before it was asked for."""
+    program = [("alloc", 5 * MIB, 0), ("free", 0), ("alloc", 7 * MIB, 0), ("free", 0), ("alloc", 900, 0)]
+    whole = recorded(program, parse_settings("", RELEASE).settings)
+    swapped = copy.deepcopy(whole)
+    trace = swapped["device_traces"][0]
+    for row in trace:
+        row["time_us"] = 1000
+    for at, row in enumerate(trace[:-1]):
+        if row["action"] == "free_requested":
+            trace[at], trace[at + 1] = trace[at + 1], row
+    trace[0], trace[1] = trace[1], trace[0]
+    trace[-1]["time_us"] = 2000
+    trace.insert(0, trace.pop())  # out of order: it is sorted
+    right, put = history(whole), history(swapped)
+    assert put.recording.events.action.tolist() == right.recording.events.action.tolist()
+    assert requests_of(put).op.tolist() == requests_of(right).op.tolist()

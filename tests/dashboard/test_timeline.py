@@ -204,10 +204,10 @@ def test_peaks_are_those_that_torch_counted(loaded: Loaded) -> None:
         == (entry["max_allocated_bytes"])
     )
     text = page.summary(loaded, view_of(loaded), page.picture_of(loaded, view_of(loaded)))
-    assert text.startswith("Peak allocated 1.11 GiB at event 7,812, reserved 1.16 GiB (recorded)")
+    assert text.startswith("Peak allocated 1.11 GiB after 7,812 events, reserved 1.16 GiB (recorded)")
     zoomed = view_of(loaded, low=1000, high=2000)
     here = int(timeline.series["allocated"][1000:2001].argmax()) + 1000
-    assert f"in view 1.05 GiB at event {here:,}" in page.summary(
+    assert f"in view 1.05 GiB after {here:,} events" in page.summary(
         loaded, zoomed, page.picture_of(loaded, zoomed)
     )
 

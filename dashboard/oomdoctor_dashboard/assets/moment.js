@@ -90,10 +90,14 @@ window.dash_clientside = window.dash_clientside || {};
     "input, textarea, select, [contenteditable=true], .ag-root, [role=slider], [role=listbox]," +
     " [role=option], [role=menu], [role=dialog]";
 
-  // A tab that was clicked keeps no focus, which its own arrow keys would move; one reached by Tab does.
+  // A tab or switch that was clicked keeps no focus, which its own arrow keys would move; one reached by the
+  // Tab key does.
   document.addEventListener("click", function (event) {
-    const tab = event.detail > 0 && event.target.closest && event.target.closest("[role=tab]");
-    if (tab) tab.blur();
+    if (event.detail === 0) return;
+    setTimeout(function () {
+      const now = document.activeElement;
+      if (now && now.matches("[role=tab], input[type=radio]")) now.blur();
+    });
   });
 
   document.addEventListener("keydown", function (event) {

@@ -156,7 +156,7 @@ def _controls() -> Any:
                 [{"value": "allocated", "label": "allocated"}, {"value": "pending", "label": "pending"}],
             ),
             dmc.Switch(id=f"{ID}-frames", label="All frames", size="xs"),
-            reading_help(_HELP, width=480),
+            reading_help(_HELP, width=480, from_right=True),
         ],
         gap="xs",
     )  # fmt: skip
@@ -300,7 +300,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
     )
     def choose(*args: Any) -> Any:
         *chosen, view = args
-        if not _mine(view):
+        if not view or not view["item"]:  # also when another page was opened while it waited
             return no_update
         new = with_options(view, ID, **settings(chosen))
         return no_update if options_of(new, ID) == options_of(view, ID) else new

@@ -93,7 +93,7 @@ def layout() -> Any:
                             dmc.Button("OOM", id=f"{ID}-oom", **small),
                         ]
                     ),
-                    reading_help(_HELP, width=420),
+                    reading_help(_HELP, width=420, from_right=True),
                 ],
             ),
             html.Div(

@@ -19,7 +19,7 @@ from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.pages.whatif import searched
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, rows_of, story_of
+from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, first_oom, rows_of, story_of
 from oomdoctor_dashboard.view import changed
 
 ID, TITLE = "overview", "Overview"
@@ -176,7 +176,8 @@ def register(app: dash.Dash, library: Library) -> None:
         if row is None or not row["item"]:
             return no_update
         if (row["item"], row["device"]) == (view["item"], view["device"]):
-            return no_update
+            failed = first_oom(library.loaded(row["item"], row["device"]))
+            return no_update if failed is None else changed(view, event=failed)
         return changed(view, item=row["item"], device=row["device"], event=None, low=None, high=None)
 
 

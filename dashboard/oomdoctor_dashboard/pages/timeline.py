@@ -254,13 +254,13 @@ def summary(loaded: Loaded, shown: View, seen: Picture) -> str:
     timeline = _timeline(loaded)
     top, most = timeline.peaks["allocated"], timeline.peaks["reserved"]
     parts = [
-        f"Peak allocated {format_bytes(top.bytes)} at event {top.after:,},"
+        f"Peak allocated {format_bytes(top.bytes)} after {top.after:,} events,"
         f" reserved {format_bytes(most.bytes)} ({basis_of(loaded.device)})"
     ]
     low, high = timeline.window(shown["low"], shown["high"])
     if (low, high) != (0, timeline.events):
         here = timeline.peak("allocated", low, high)
-        parts.append(f"in view {format_bytes(here.bytes)} at event {here.after:,}")
+        parts.append(f"in view {format_bytes(here.bytes)} after {here.after:,} events")
     parts += [f"{name}: {format_bytes(size)}" for name, size in seen.beyond]
     return " · ".join(parts)
 
