@@ -59,7 +59,7 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
     peak = recorded_outcome(device.history).peak_allocated_bytes
     lines = [
         ink(head, "bold"),
-        filled(f"{trust(device)} The recorded requests hold {format_bytes(peak)} at their peak."),
+        filled(f"{trust(device)} The recorded blocks hold {format_bytes(peak)} at their peak."),
         "",
         f"  {'setting':{_NAME}s} {'survives':>{_SURVIVES}s} {'reserved':>10s} {'retry':>5s} {'needs':>10s}"
         " basis",

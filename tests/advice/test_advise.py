@@ -148,7 +148,7 @@ def test_what_capacity_lacks_no_setting_gives(tmp_path: Path) -> None:
     assert "less memory, or a larger device" in device["why"]
     said = text(str(tmp_path / "one.pickle"), "--capacity", "100MiB")
     # All of them, not those until memory ran out.
-    assert "The recorded requests hold 120.00 MiB at their peak." in flowing(said)
+    assert "The recorded blocks hold 120.00 MiB at their peak." in flowing(said)
     assert "needs:" not in said
     assert "needs:" in text(str(tmp_path / "one.pickle"))
 
