@@ -219,6 +219,27 @@ def test_keys_step_after_a_tab_was_clicked(tab: Tab) -> None:
     assert tab.query()["tab"] == "segments"
 
 
+def test_keys_step_after_a_switch_was_clicked(tab: Tab) -> None:
+    tab.open("?event=500")
+    tab.drawn()
+    tab.page.locator("#timeline-axis label", has_text="Time").click()
+    tab.page.wait_for_function("location.search.includes('axis=time')")
+    tab.rest()
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_function("new URLSearchParams(location.search).get('event') === '501'")
+    assert tab.query()["axis"] == "time"
+
+
+def test_the_boxes_name_the_device_that_is_shown(tab: Tab) -> None:
+    tab.open("?device=1")
+    tab.drawn()
+    tab.page.locator("#item").click()
+    tab.page.locator("[role=option]", has_text="llama-2").first.click()
+    tab.page.wait_for_function("document.querySelector('#device').value === 'GPU 0'", timeout=60_000)
+    tab.drawn()
+    assert "GPU 0" in tab.text("#story")
+
+
 def test_boxes_say_what_is_in_force_after_another_page(tab: Tab) -> None:
     tab.open("?tab=live")
     tab.drawn()
@@ -458,5 +479,30 @@ def test_a_run_that_is_being_written_is_followed(browser: Any, tmp_path: Path) -
             shutil.move(str(tmp_path / ("0001-oom" + suffix)), process / ("0001-oom" + suffix))
         tab.drawn()
         assert "ran out of memory" in tab.text("#story")
+        page.close()
+        assert tab.wrong == []
+
+
+def test_a_snapshot_met_half_written_is_read_when_it_is_whole(browser: Any, tmp_path: Path) -> None:
+    (ended,) = LONG.glob("processes/*/0001-exit.pickle")
+    whole = ended.read_bytes()
+    (tmp_path / "other.pickle").write_bytes(whole[: len(whole) // 2])
+    library = Library()
+    library.add(str(next(RUN.glob("processes/*/0001-oom.pickle"))))
+    library.add(str(tmp_path / "other.pickle"))
+    with served(library) as address:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        tab = Tab(page, address).open()
+        tab.drawn()
+        page.locator("#item").click()
+        page.locator("[role=option]", has_text="other.pickle").first.click()
+        page.wait_for_selector("#problem [role=alert]", timeout=60_000)
+        assert "ran out of memory" in tab.text("#story"), "what was open stays"
+        (tmp_path / "other.pickle").write_bytes(whole)
+        page.wait_for_function(
+            "document.querySelector('#story').innerText.includes('no out-of-memory error')", timeout=60_000
+        )
+        assert page.locator("#problem [role=alert]").count() == 0
+        assert "other.pickle" in page.locator("#item").input_value()
         page.close()
         assert tab.wrong == []
