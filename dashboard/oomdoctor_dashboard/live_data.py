@@ -19,6 +19,7 @@ from oomdoctor.errors import UsageError
 from oomdoctor.snapshot.model import ACTIVE_ALLOCATED, ACTIVE_PENDING_FREE, STATES, UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK, Stacks
 from oomdoctor.units import format_bytes, format_seconds
+from oomdoctor_dashboard.library import Loaded
 from oomdoctor_dashboard.live_filter import Age, Bounds, Wanted, pool_key
 
 NO_PLACE = "stack not recorded"
@@ -73,6 +74,11 @@ class Places:
         out = np.zeros(len(self.stacks) + 1, np.bool_)
         out[:-1] = before[self.stacks.starts[1:]] > before[self.stacks.starts[:-1]]
         return out
+
+
+def places_of(loaded: Loaded) -> Places:
+    """Those of a recording, made once."""
+    return loaded.made("live-places", lambda one: Places(one.recording.snapshot.stacks))
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def _moment(page: Page, loaded: Loaded, inspection: Inspection, at: At, theme: s
     page.heading("Segments, to scale", 4)
     page.figure(segment_figure(drawn, theme, hover=hover), f"segments {at.title}")
     if measures.live_blocks:
-        places = loaded.made("live-places", lambda one: live_data.Places(one.recording.snapshot.stacks))
+        places = live_data.places_of(loaded)
         live = live_data.live_of(moment, places)
         page.heading("What is live, by stack", 4)
         page.figure(flame(flame_of(live), live.total_bytes, theme=theme), f"live {at.title}")

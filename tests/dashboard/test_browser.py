@@ -210,12 +210,19 @@ def test_the_line_of_the_moment_follows(tab: Tab, library: Library) -> None:
     assert tab.page.evaluate(_LINE) == pytest.approx(at(4900), rel=1e-3)
 
 
+def step_right(tab: Tab, *, to: int) -> None:
+    """With the arrow key, from the event before."""
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_function(
+        "event => new URLSearchParams(location.search).get('event') === event", arg=str(to)
+    )
+
+
 def test_keys_step_after_a_tab_was_clicked(tab: Tab) -> None:
     tab.open("?event=100")
     tab.drawn()
     tab.tab("segments")
-    tab.page.keyboard.press("ArrowRight")
-    tab.page.wait_for_function("new URLSearchParams(location.search).get('event') === '101'")
+    step_right(tab, to=101)
     assert tab.query()["tab"] == "segments"
 
 
@@ -225,8 +232,7 @@ def test_keys_step_after_a_switch_was_clicked(tab: Tab) -> None:
     tab.page.locator("#timeline-axis label", has_text="Time").click()
     tab.page.wait_for_function("location.search.includes('axis=time')")
     tab.rest()
-    tab.page.keyboard.press("ArrowRight")
-    tab.page.wait_for_function("new URLSearchParams(location.search).get('event') === '501'")
+    step_right(tab, to=501)
     assert tab.query()["axis"] == "time"
 
 

@@ -210,7 +210,7 @@ def _details() -> Any:
 
 def live_of(loaded: Loaded, event: Optional[int]) -> live_data.Live:
     """All that is live at an event; the places of a recording's stacks are kept."""
-    places = loaded.made("live-places", lambda one: live_data.Places(one.recording.snapshot.stacks))
+    places = live_data.places_of(loaded)
     return live_data.live_of(loaded.moment(event), places)
 
 

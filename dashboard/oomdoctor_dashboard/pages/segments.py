@@ -16,11 +16,12 @@ from oomdoctor.snapshot.model import ALLOC, FREE_COMPLETED, FREE_REQUESTED
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.block_life import Lives
+from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.segments import segment_figure
 from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
-from oomdoctor_dashboard.live_data import NO_PLACE, Places, stream_name
+from oomdoctor_dashboard.live_data import NO_PLACE, places_of, stream_name
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
@@ -125,7 +126,8 @@ _CHOICES = ("pool", "stream", "alone", "colour")
 
 def register(app: dash.Dash, library: Library) -> None:
     """Its callbacks."""
-    _register_options(app, library)
+    _register_options(app)
+    register_csv(app, library, ID, csv_of)
     _register_choosing(app, library)
 
     @app.callback(
@@ -340,31 +342,19 @@ def _nothing(moment: Moment, only: Filter) -> Any:
 # ---- what is chosen ----
 
 
-def csv_of(moment: Moment) -> str:
-    """All blocks of a moment, a row each: sizes in bytes; where each was allocated, innermost first."""
+def csv_of(loaded: Loaded, shown: View) -> tuple[str, str]:
+    """A file of all blocks of a moment: sizes in bytes; where each was allocated, innermost first."""
+    moment = loaded.moment(shown["event"])
     frame = moment.blocks_frame()
-    places = Places(moment.history.recording.snapshot.stacks)
+    places = places_of(loaded)
     numbers = places.of(moment.stack)
     texts = ["" if text == NO_PLACE else text for text in places.texts]
     frame["stack"] = [texts[number] for number in numbers.tolist()]
     frame["address"] = [f"{address:#x}" for address in frame["address"]]
-    return str(frame.to_csv(index=False))
+    return f"blocks-at-{moment.events}.csv", str(frame.to_csv(index=False))
 
 
-def _register_options(app: dash.Dash, library: Library) -> None:
-    @app.callback(
-        Output(f"{ID}-file", "data"),
-        Input(f"{ID}-csv", "n_clicks"),
-        State(ids.SHOWN, "data"),
-        prevent_initial_call=True,
-    )
-    def download(_: Any, shown: Optional[View]) -> Any:
-        if shown is None or shown["tab"] != ID:
-            return no_update
-        loaded = library.loaded(shown["item"], shown["device"])
-        name = f"blocks-at-{loaded.event(shown['event'])}.csv"
-        return {"content": csv_of(loaded.moment(shown["event"])), "filename": name}
-
+def _register_options(app: dash.Dash) -> None:
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
         *(Input(f"{ID}-{name}", "value") for name in _CHOICES),

@@ -12,6 +12,7 @@ from oomdoctor.errors import OomdoctorError
 from oomdoctor.reporters.recording_json import basis_of
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
+from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.timeline import timeline_figure
 from oomdoctor_dashboard.gates import shown_id, shown_store
@@ -117,6 +118,7 @@ def _axes(has_times: bool, why: str = "") -> list[dict[str, Any]]:
 
 def register(app: dash.Dash, library: Library) -> None:
     _register_switches(app)
+    register_csv(app, library, ID, csv_of)
 
     @app.callback(
         Output(f"{ID}-graph", "figure"),
@@ -149,18 +151,6 @@ def register(app: dash.Dash, library: Library) -> None:
             shown["low"] is None,
             None,
         )
-
-    @app.callback(
-        Output(f"{ID}-file", "data"),
-        Input(f"{ID}-csv", "n_clicks"),
-        State(ids.SHOWN, "data"),
-        prevent_initial_call=True,
-    )
-    def download(_: Any, shown: Optional[View]) -> Any:
-        loaded = library.loaded(shown["item"], shown["device"]) if shown else None
-        if shown is None or loaded is None or not loaded.events:
-            return no_update
-        return {"content": csv_of(loaded, shown), "filename": "timeline.csv"}
 
     @app.callback(
         Output(f"{ID}-asked", "data"),
@@ -265,10 +255,13 @@ def summary(loaded: Loaded, shown: View, seen: Picture) -> str:
     return " · ".join(parts)
 
 
-def csv_of(loaded: Loaded, shown: View) -> str:
-    """What is drawn, a row per state: events that have happened, microseconds, bytes of each line."""
+def csv_of(loaded: Loaded, shown: View) -> Optional[tuple[str, str]]:
+    """A file of what is drawn, a row per state: events that have happened, time, bytes of each line."""
     import numpy as np
     import pandas as pd
+
+    if not loaded.events:
+        return None
 
     timeline = _timeline(loaded)
     low, high = timeline.window(shown["low"], shown["high"])
@@ -283,7 +276,7 @@ def csv_of(loaded: Loaded, shown: View) -> str:
     if timeline.has_times:
         columns["time_us"] = times[np.maximum(states - 1, 0)]
     columns.update({f"{name}_bytes": timeline.series[name][states] for name in SERIES})
-    return str(pd.DataFrame(columns).to_csv(index=False))
+    return "timeline.csv", str(pd.DataFrame(columns).to_csv(index=False))
 
 
 def seconds_of(loaded: Loaded, event: int) -> Optional[float]:
