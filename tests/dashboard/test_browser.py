@@ -170,15 +170,15 @@ def test_the_other_device_and_the_other_run(tab: Tab, library: Library) -> None:
 
 _LARGEST_HOLE = """() => {
   const graph = document.querySelector('#segments-graph .js-plotly-plot');
-  const trace = graph._fullData.find(one => String(one.name).startsWith('hole'));
+  const {x, y} = graph._fullData.find(one => String(one.name).startsWith('hole'));
   let best = 0;
-  for (let i = 0; i < trace.x.length; i++) { if (trace.x[i] > trace.x[best]) best = i; }
+  for (let i = 0; i < x.length; i += 5) { if (x[i + 1] - x[i] > x[best + 1] - x[best]) best = i; }
   const {xaxis, yaxis} = graph._fullLayout;
   graph.scrollIntoView({block: 'center'});
   const frame = graph.getBoundingClientRect();
   return [
-    frame.left + xaxis._offset + xaxis.l2p(trace.base[best] + trace.x[best] / 2),
-    frame.top + yaxis._offset + yaxis.l2p(trace.y[best]),
+    frame.left + xaxis._offset + xaxis.l2p((x[best] + x[best + 1]) / 2),
+    frame.top + yaxis._offset + yaxis.l2p((y[best] + y[best + 2]) / 2),
   ];
 }"""
 
@@ -312,16 +312,37 @@ def test_a_stream_that_is_not_there(tab: Tab) -> None:
 def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
     tab.open("?tab=segments")
     tab.drawn()
-    tab.page.wait_for_selector("#segments-graph .barlayer path", timeout=60_000)
+    tab.page.wait_for_selector("#segments-graph .scatterlayer path", timeout=60_000)
     tab.page.wait_for_function(
         "document.querySelector('#segments-graph .js-plotly-plot')._fullData?.length > 0"
     )
     tab.rest()
+    told = state(library, library.loaded(library.items()[0].key, 0).events)
+    largest = max(told["holes"], key=lambda hole: hole["bytes"])
+    place = tab.page.evaluate(_LARGEST_HOLE)
+    tab.page.mouse.move(*place)
+    tab.page.wait_for_function(
+        "document.querySelector('.od-tooltip')?.innerText.startsWith('hole')", timeout=60_000
+    )
+    tip = tab.page.locator(".od-tooltip").bounding_box()
+    assert tip["x"] < place[0] < tip["x"] + tip["width"], "it stands where the pointer is"
+    assert format_bytes(largest["bytes"]) in tab.text(".od-tooltip")
+    tab.page.mouse.move(5, 5)
+    tab.page.wait_for_selector(".od-tooltip", state="hidden", timeout=60_000)
+    # A drag zooms and clicks nothing; the box is found there as well.
+    tab.page.mouse.move(place[0] - 100, place[1])
+    tab.page.mouse.down()
+    tab.page.mouse.move(place[0] + 100, place[1], steps=5)
+    tab.page.mouse.up()
+    tab.page.wait_for_function(
+        "(([low, high]) => low > 0)(document.querySelector('#segments-graph .js-plotly-plot')"
+        "._fullLayout.xaxis.range)"
+    )
+    tab.rest()
+    assert "block" not in tab.page.url
     tab.page.mouse.click(*tab.page.evaluate(_LARGEST_HOLE))
     tab.page.wait_for_function("location.search.includes('block')", timeout=60_000)
     tab.rest()
-    told = state(library, library.loaded(library.items()[0].key, 0).events)
-    largest = max(told["holes"], key=lambda hole: hole["bytes"])
     panel = tab.text("#segments-panel")
     assert format_bytes(largest["bytes"]) in panel
     assert hex(largest["address"]) in panel

@@ -340,28 +340,32 @@ def test_figure(loaded: Loaded, theme: str) -> None:
     hole_row = int(np.flatnonzero(moment.layout.in_hole)[0])
     where = int(moment.layout.blocks["ptr"][hole_row]), int(moment.layout.blocks["size"][hole_row])
     figure = segment_figure(drawn, theme, selected=where, touched=(1, 5))
-    bars = [trace for trace in figure.data if trace.type == "bar"]
-    assert len(bars) == 4
-    assert sum(float(np.sum(trace.x)) for trace in bars) == moment.fragmentation.device.reserved_bytes
-    assert sorted(i for trace in bars for i in trace.customdata) == list(range(len(drawn)))
-    assert isinstance(json.loads(figure.to_json())["data"][0]["customdata"], list), (
-        "packed, clicks say nothing"
-    )
-    assert [trace.name for trace in figure.data if trace.type == "scatter"] == ["segment", "selected"]
-    assert format_bytes(moment.fragmentation.device.hole_bytes) in bars[2].name
+    assert len(figure.data) == 4
+    corners = [np.asarray(trace.x, np.float64).reshape(-1, 5) for trace in figure.data]
+    lengths = np.concatenate([box[:, 1] - box[:, 0] for box in corners])
+    order = np.argsort([i for trace in figure.data for i in trace.meta])
+    assert lengths[order] == pytest.approx(drawn.bytes, abs=drawn.row_bytes / 100_000)
+    assert int(drawn.bytes.sum()) == moment.fragmentation.device.reserved_bytes
+    assert sorted(i for trace in figure.data for i in trace.meta) == list(range(len(drawn)))
+    assert isinstance(json.loads(figure.to_json())["data"][0]["meta"], list), "the browser reads it"
+    assert [shape.name for shape in figure.layout.shapes] == ["border", "segment", "selected"]
+    assert format_bytes(moment.fragmentation.device.hole_bytes) in figure.data[2].name
     assert figure.layout.height == height_of(drawn.lines)
     assert len(figure.to_json()) < 200_000
     texts = [f"box {i}" for i in range(len(drawn))]
     told = segment_figure(drawn, theme, hover=texts)
-    assert [t for trace in told.data if trace.type == "bar" for t in trace.hovertext] != []
-    assert told.data[0].hovertext[0] == f"box {told.data[0].customdata[0]}"
+    assert {trace.type for trace in told.data} == {"bar"}
+    assert sum(float(np.sum(trace.x)) for trace in told.data) == moment.fragmentation.device.reserved_bytes
+    assert [list(trace.meta) for trace in told.data] == [list(trace.meta) for trace in figure.data]
+    assert told.data[0].hovertext[0] == f"box {told.data[0].meta[0]}"
+    assert told.layout.shapes[:2] == figure.layout.shapes[:2]
 
 
 def test_dark_and_light_differ(loaded: Loaded) -> None:
     drawn = segment_map(loaded.moment(7800))
     light, dark = segment_figure(drawn, "light"), segment_figure(drawn, "dark")
     assert light.layout.paper_bgcolor != dark.layout.paper_bgcolor
-    assert light.data[3].marker.color != dark.data[3].marker.color
+    assert light.data[3].fillcolor != dark.data[3].fillcolor
 
 
 # ---- page ----
@@ -408,7 +412,7 @@ def test_page_draws_what_the_view_asks_for(loaded: Loaded) -> None:
     small = page.map_of(loaded, page.key_of(chosen, loaded))
     assert [group.name for group in small.groups] == ["small pool"]
     figure = page.figure_of(loaded, small, page.key_of(chosen, loaded))
-    assert "selected" in {trace.name for trace in figure.data}
+    assert "selected" in {shape.name for shape in figure.layout.shapes}
     alone = with_options(view, "segments", alone="0x100018200000", holes=True)
     assert len(page.map_of(loaded, page.key_of(alone, loaded)).segment) == 1
     strange = with_options(view, "segments", alone="no address", stream="x", pool="deep", colour="taste")

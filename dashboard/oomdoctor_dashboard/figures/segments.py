@@ -1,4 +1,8 @@
-"""The memory map as a figure: a bar a box, a trace a state or colour."""
+"""The memory map as a figure: a trace a state or colour, and all its boxes one path.
+
+A path for each box, as plotly draws bars, takes a browser several times as long. In return plotly cannot tell
+which box is pointed at: assets/segments.js can.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,8 @@ _MARGIN = {"l": 112, "r": 12, "b": 24}
 _LEGEND_LETTERS = 44
 # A box narrower than this part of a line has no room for a border.
 _BORDERED = 1 / 240
+# Of a line's height, what its boxes fill.
+_TALL = 0.78
 
 
 def segment_figure(
@@ -38,19 +44,25 @@ def segment_figure(
 ) -> go.Figure:
     """The figure of a map.
 
-    ``customdata`` of each bar is its box's number in ``drawn``.
+    ``meta`` of each trace has the numbers of its boxes in ``drawn``; five points of ``x`` and ``y`` are one:
+    its left, right, right, left end, and a gap.
 
     Args:
         theme: "light" or "dark".
         kinds: name and colour of each ``drawn.kind`` of allocated boxes.
         selected: address and bytes of what a person clicked; it gets a frame.
         touched: address and bytes of what the last event was about; it gets a frame as well.
-        hover: a text for each box; None where texts come from elsewhere.
+        hover: a text for each box, which is a bar then; None where texts come from elsewhere.
     """
-    traces = []
-    for name, colour, boxes in _looks(drawn, theme, kinds):
-        traces.append(_bars(drawn, name, colour, boxes, theme, hover))
-    traces.append(_frames(_segment_parts(drawn), colours.faint(theme), 1, "segment"))
+    looks = _looks(drawn, theme, kinds)
+    if hover is None:
+        traces = [_areas(drawn, name, colour, boxes) for name, colour, boxes in looks]
+    else:
+        traces = [_bars(drawn, name, colour, boxes, hover) for name, colour, boxes in looks]
+    frames = [
+        _borders(drawn, colours.paper(theme)),
+        _frames(_segment_parts(drawn), colours.faint(theme), 1, "segment"),
+    ]
     for where, colour, name in (
         (touched, colours.MOMENT, "last event"),
         (selected, colours.ink(theme), "selected"),
@@ -61,11 +73,12 @@ def segment_figure(
             for line, low, high in (drawn.where(*where) if where and where[1] > 0 else [])
         ]
         if parts:
-            traces.append(_frames(parts, colour, 2.5, name))
+            frames.append(_frames(parts, colour, 2.5, name))
     named = [trace.name for trace in traces if trace.showlegend]
     columns = 2 if any(len(name) > 30 for name in named) else 3
     # All at once: adding traces and layout one by one takes a multiple of the time.
-    return go.Figure(data=traces, layout=_layout(drawn, theme, -(-len(named) // columns), columns))
+    layout = _layout(drawn, theme, -(-len(named) // columns), columns)
+    return go.Figure(data=traces, layout={**layout, "shapes": [frame for frame in frames if frame["path"]]})
 
 
 def height_of(lines: int, legend_rows: int = 1) -> int:
@@ -92,39 +105,45 @@ def _looks(
     return out
 
 
+def _label(drawn: SegmentMap, name: str, boxes: np.ndarray[Any, Any]) -> str:
+    return f"{_short(name)} {format_bytes(int(drawn.bytes[boxes].sum()))}"
+
+
+def _areas(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> go.Scatter:
+    """All boxes of a look as one filled path."""
+    low, line = drawn.start[boxes].astype(np.float64), drawn.line[boxes]
+    high, gap = low + drawn.bytes[boxes], np.full(len(boxes), np.nan)
+    top, bottom = line - _TALL / 2, line + _TALL / 2
+    return go.Scatter(
+        mode="none",
+        fill="toself",
+        fillcolor=colour,
+        name=_label(drawn, name, boxes),
+        showlegend=len(boxes) > 0,
+        x=np.stack([low, high, high, low, gap], 1).ravel().astype(np.float32),
+        y=np.stack([top, top, bottom, bottom, gap], 1).ravel().astype(np.float32),
+        # What is below a pixel is joined already: every point counts.
+        line={"simplify": False},
+        meta=boxes.tolist(),
+        hoverinfo="skip",
+    )
+
+
 def _bars(
-    drawn: SegmentMap,
-    name: str,
-    colour: str,
-    boxes: np.ndarray[Any, Any],
-    theme: str,
-    hover: Optional[Sequence[str]],
+    drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any], hover: Sequence[str]
 ) -> go.Bar:
-    total = int(drawn.bytes[boxes].sum())
-    more: dict[str, Any] = {"hoverinfo": "none"}
-    if hover is not None:
-        more = {
-            "hovertext": [hover[i] for i in boxes.tolist()],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-        }
     return go.Bar(
         orientation="h",
-        name=f"{_short(name)} {format_bytes(total)}",
+        name=_label(drawn, name, boxes),
         showlegend=len(boxes) > 0,
         x=drawn.bytes[boxes].astype(np.float64),
         base=drawn.start[boxes].astype(np.float64),
         y=drawn.line[boxes].astype(np.int16),
-        width=0.78,
-        # A list: of packed arrays Dash does not tell which number was pointed at.
-        customdata=boxes.tolist(),
-        marker={
-            "color": colour,
-            "line": {
-                "color": colours.paper(theme),
-                "width": (drawn.bytes[boxes] > drawn.row_bytes * _BORDERED).astype(np.uint8),
-            },
-        },
-        **more,
+        width=_TALL,
+        meta=boxes.tolist(),
+        marker={"color": colour, "line": {"width": 0}},
+        hovertext=[hover[i] for i in boxes.tolist()],
+        hovertemplate="%{hovertext}<extra></extra>",
     )
 
 
@@ -137,20 +156,26 @@ def _segment_parts(drawn: SegmentMap) -> list[tuple[int, float, float]]:
     ]
 
 
-def _frames(parts: Sequence[tuple[int, float, float]], colour: str, thick: float, name: str) -> go.Scatter:
+def _frames(
+    parts: Sequence[tuple[int, float, float]], colour: str, thick: float, name: str
+) -> dict[str, Any]:
     """Rectangles around stretches of lines, as one path."""
-    table = np.array(parts, np.float64).reshape(-1, 3)
-    line, low, high = table.T
-    top, bottom, gap = line - 0.45, line + 0.45, np.full(len(line), np.nan)
-    return go.Scatter(
-        x=np.stack([low, high, high, low, low, gap], 1).ravel(),
-        y=np.stack([top, top, bottom, bottom, top, gap], 1).ravel(),
-        mode="lines",
-        name=name,
-        line={"color": colour, "width": thick},
-        hoverinfo="skip",
-        showlegend=False,
+    path = "".join(
+        f"M{low:.0f},{line - 0.45:g}H{high:.0f}V{line + 0.45:g}H{low:.0f}Z" for line, low, high in parts
     )
+    return _path(path, colour, thick, name)
+
+
+def _borders(drawn: SegmentMap, colour: str) -> dict[str, Any]:
+    """Lines at the ends of the boxes that have room for them, as one path."""
+    wide = np.flatnonzero(drawn.bytes > drawn.row_bytes * _BORDERED)
+    ends = np.stack([drawn.line[wide], drawn.start[wide] + drawn.bytes[wide]], 1)
+    path = "".join(f"M{end},{line - _TALL / 2:g}V{line + _TALL / 2:g}" for line, end in ends.tolist())
+    return _path(path, colour, 1, "border")
+
+
+def _path(path: str, colour: str, thick: float, name: str) -> dict[str, Any]:
+    return {"type": "path", "path": path, "name": name, "line": {"color": colour, "width": thick}}
 
 
 def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def layout() -> Any:
         [
             shown_store(ID),
             dcc.Store(id=f"{ID}-drawn"),
+            dcc.Store(id=f"{ID}-pointed"),
+            dcc.Store(id=f"{ID}-picked"),
             dmc.Group(
                 gap="xs",
                 mb=4,
@@ -93,7 +95,6 @@ def layout() -> Any:
                             dcc.Graph(
                                 id=f"{ID}-graph",
                                 responsive=True,
-                                clear_on_unhover=True,
                                 style={"display": "none"},
                                 config={
                                     "displaylogo": False, "showSendToCloud": False,
@@ -179,23 +180,16 @@ def register(app: dash.Dash, library: Library) -> None:
             *((no_update,) * len(controls) if before.get("controls") == now["controls"] else controls),
         )
 
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor_segments", "where"),
-        Output(f"{ID}-tooltip", "bbox"),
-        Input(f"{ID}-graph", "hoverData"),
-        prevent_initial_call=True,
-    )
-
     @app.callback(
         Output(f"{ID}-tooltip", "show"),
         Output(f"{ID}-tooltip", "children"),
-        Input(f"{ID}-graph", "hoverData"),
+        Input(f"{ID}-pointed", "data"),
         State(f"{ID}-drawn", "data"),
         prevent_initial_call=True,
     )
-    def hover(data: Any, drawn: Any) -> Any:
-        box, key = _box(data), (drawn or {}).get("key")
-        if box is None or key is None or not library.is_loaded(key["item"], key["device"]):
+    def hover(box: Any, drawn: Any) -> Any:
+        key = (drawn or {}).get("key")
+        if not isinstance(box, int) or key is None or not library.is_loaded(key["item"], key["device"]):
             return False, no_update
         found = map_of(library.loaded(key["item"], key["device"]), key)
         if box >= len(found):
@@ -323,13 +317,6 @@ def _address(text: Any) -> Optional[int]:
         return None
 
 
-def _box(data: Any) -> Optional[int]:
-    """The box of an event of the graph; None where it is about something else."""
-    points = data.get("points") if isinstance(data, dict) else None
-    found = points[0].get("customdata") if points else None
-    return found if isinstance(found, int) else None
-
-
 def _nothing(moment: Moment, only: Filter) -> Any:
     if only.segment is not None:
         text = f"The segment {only.segment:#x} is not there at this moment. Choose all segments above."
@@ -418,14 +405,19 @@ def listed_segments(moment: Moment, also: Optional[int] = None) -> list[dict[str
 def _register_choosing(app: dash.Dash, library: Library) -> None:
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
-        Input(f"{ID}-graph", "clickData"),
+        Input(f"{ID}-picked", "data"),
         State(f"{ID}-drawn", "data"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def click(data: Any, drawn: Any, view: Optional[View]) -> Any:
-        box, key = _box(data), (drawn or {}).get("key")
-        if box is None or view is None or key is None or not library.is_loaded(key["item"], key["device"]):
+    def click(picked: Any, drawn: Any, view: Optional[View]) -> Any:
+        box, key = (picked or {}).get("box"), (drawn or {}).get("key")
+        if (
+            not isinstance(box, int)
+            or view is None
+            or key is None
+            or not library.is_loaded(key["item"], key["device"])
+        ):
             return no_update
         found = map_of(library.loaded(key["item"], key["device"]), key)
         if box >= len(found):
