@@ -1,4 +1,4 @@
-"""A plain inference script with nothing of oomdoctor in it: generate() on a model of Llama-2-7B's shape.
+"""A plain inference script with nothing of oomdoctor in it: greedy decoding by a model of Llama-2-7B's shape.
 
 Layers are spread over the visible devices. Weights are random, since only their sizes matter here. Requests
 of varied batch and prompt length are answered one after the other, as a server would, until all are done or
@@ -46,6 +46,8 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--max-prompt", type=int, default=1500)
     parser.add_argument("--max-batch", type=int, default=6)
+    parser.add_argument("--loop", action="store_true", help="decode in a loop here, not by generate()")
+    parser.add_argument("--seed", type=int, default=7, help="of the requests")
     parser.add_argument("--gib", type=float, help="do as if the devices had no more than this together")
     options = parser.parse_args()
 
@@ -56,7 +58,7 @@ def main():
             share = options.gib * 2**30 / len(devices) / total
             torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
     model = build_model(options.layers, devices)
-    chance = random.Random(7)
+    chance = random.Random(options.seed)
     for request in range(options.requests):
         batch = chance.randint(1, options.max_batch)
         longest = chance.randint(100, options.max_prompt)
@@ -67,14 +69,26 @@ def main():
             tokens[row, -length:] = torch.randint(3, 32000, (length,))
             mask[row, -length:] = 1
         print(f"request {request}: {batch} prompts of up to {longest} tokens", flush=True)
-        answer = model.generate(
-            tokens.to(devices[0]),
-            attention_mask=mask.to(devices[0]),
-            max_new_tokens=options.new_tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        assert answer.shape[1] <= longest + options.new_tokens
+        ids, seen = tokens.to(devices[0]), mask.to(devices[0])
+        if not options.loop:
+            answer = model.generate(
+                ids,
+                attention_mask=seen,
+                max_new_tokens=options.new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+            assert answer.shape[1] <= longest + options.new_tokens
+            continue
+        # As scripts often do it: logits are made of every token of the prompt, and what the last request
+        # used (out) is kept until the next one has its own.
+        cache = None
+        with torch.no_grad():
+            for _ in range(options.new_tokens):
+                out = model(ids, attention_mask=seen, past_key_values=cache, use_cache=True)
+                cache = out.past_key_values
+                ids = out.logits[:, -1].argmax(-1, keepdim=True)
+                seen = torch.cat([seen, torch.ones_like(ids)], 1)
     print("all requests answered")
 
 

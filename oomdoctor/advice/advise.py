@@ -17,13 +17,15 @@ from oomdoctor.advice.reasons import fewer_retries, higher_peak, nothing_better
 from oomdoctor.advice.search import Map, Progress, search
 from oomdoctor.advice.shortfall import Shortfall, shortfall
 from oomdoctor.advice.verify import Steps, steps
+from oomdoctor.allocator.history import History
 from oomdoctor.allocator.layout import Layout, layout_of
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
-from oomdoctor.allocator.replay import replay
+from oomdoctor.allocator.replay import recorded_outcome, replay
 from oomdoctor.allocator.settings_parser import parse_settings
 from oomdoctor.allocator.what_if import capacity_of
 from oomdoctor.errors import SettingsError
+from oomdoctor.snapshot.model import ALLOC
 from oomdoctor.units import format_bytes
 
 
@@ -44,6 +46,8 @@ class Advice:
         proofs: by recording and settings text, where asked for.
         unproved: why a recording could not be driven through the real allocator, by recording.
         again: the whole program under the recommendation, where it was rehearsed and that was asked for.
+        again_split: the same under the ``max_split_size_mb`` that is named, where that is another setting
+            and the recorded requests survive with it.
         steps: how to take up the recommendation, and see that it helps.
         notes: what a reader has to know.
     """
@@ -59,6 +63,7 @@ class Advice:
     proofs: dict[tuple[int, str], Proof] = field(default_factory=dict)
     unproved: dict[int, str] = field(default_factory=dict)
     again: Optional[Again] = None
+    again_split: Optional[Again] = None
     steps: Optional[Steps] = None
     notes: tuple[str, ...] = ()
 
@@ -66,6 +71,25 @@ class Advice:
         """What the figures of a setting stand on for a recording."""
         proof = self.proofs.get((number, alloc_conf))
         return "proved" if proof is not None and proof.agrees else "replayed"
+
+    @property
+    def to_run_again(self) -> tuple[Optional[str], Optional[str]]:
+        """Settings that a rehearsed program is to be run under again: those of the two attributes above."""
+        best = None if self.steps is None else self.steps.value
+        split = self.max_split.tried if self.max_split.helps else None
+        if split is None or not split.survives or split.alloc_conf == best:
+            return best, None
+        return best, split.alloc_conf
+
+    @property
+    def ends_at_oom(self) -> bool:
+        """Whether a recording has nothing after its out-of-memory error: nobody knows how it would go on."""
+        return any(_ends_at_oom(device.history) for device in self.devices)
+
+
+def _ends_at_oom(history: History) -> bool:
+    first = recorded_outcome(history).first_oom
+    return first is not None and first.alloc_index == int((history.recording.events.action == ALLOC).sum())
 
 
 def advise(

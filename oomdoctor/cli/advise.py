@@ -91,7 +91,7 @@ def command(
     from dataclasses import replace
 
     from oomdoctor.advice.advise import advise, proved
-    from oomdoctor.advice.again import run_again, was_rehearsed
+    from oomdoctor.advice.again import Again, run_again, was_rehearsed
     from oomdoctor.advice.cluster import cluster_map
     from oomdoctor.advice.evaluate import Place
     from oomdoctor.advice.search import local_map
@@ -134,10 +134,13 @@ def command(
         click.echo("\r\033[K", nl=False, err=True)
     if proves:
         advice = proved(advice, python or sys.executable, prove_on)
-        if reruns and advice.steps is not None and was_rehearsed(path):
-            if sys.stderr.isatty():
-                click.echo("oomdoctor: rehearsing the whole program again under the recommendation", err=True)
-            advice = replace(advice, again=run_again(path, advice.steps.value, advice.devices, capacity))
+        if reruns and was_rehearsed(path):
+            ran: list[Optional[Again]] = []
+            for conf in advice.to_run_again:
+                if conf is not None and sys.stderr.isatty():
+                    click.echo(f"oomdoctor: rehearsing the whole program again with {conf}", err=True)
+                ran.append(None if conf is None else run_again(path, conf, advice.devices, capacity))
+            advice = replace(advice, again=ran[0], again_split=ran[1])
     if as_json:
         from oomdoctor.reporters import advise_json
 

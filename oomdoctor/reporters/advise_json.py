@@ -1,12 +1,13 @@
 """``advise --json``: the contract ``oomdoctor.advise/1``. Sizes are bytes.
 
 Added to it: ``why`` of a device where there is no recommendation, what a recording is of (``path``,
-``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``on`` what they
-were made, ``emulated`` or not and why, and what ``disturbed`` them, ``unproved``, ``shortfall`` where memory
-runs out under the best setting too, ``notes``; of the recommendation the ``line`` to paste, its ``variable``
-and the commands that ``verify`` it; in ``metrics`` ``survives``, ``headroom_bytes`` and
-``least_capacity_bytes``; of candidates whether they are ``on_frontier``: none leaves more room and asks the
-driver less.
+``process``, ``rank``, ``pid``, ``torch``), ``proofs`` with the real allocator's own figures, ``on`` what
+they were made, ``emulated`` or not and why, and what ``disturbed`` them, ``unproved``, ``shortfall`` where
+memory runs out under the best setting too, ``notes``; how a rehearsed program ended when it was run
+``again`` whole under the recommendation, and (``max_split_size_mb_again``) under the value named where that
+is another; of the recommendation the ``line`` to paste, its ``variable`` and the commands that ``verify``
+it; in ``metrics`` ``survives``, ``headroom_bytes`` and ``least_capacity_bytes``; of candidates whether they
+are ``on_frontier``: none leaves more room and asks the driver less.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def document(advice: Advice, problems: Sequence[str] = ()) -> Json:
         "schema": "oomdoctor.advise/1",
         "devices": [_device(advice, number) for number in range(len(advice.devices))],
         "again": _again(advice.again),
+        "max_split_size_mb_again": _again(advice.again_split),
         "notes": list(advice.notes),
         "problems": list(problems),
     }

@@ -31,6 +31,7 @@ def document(advice: StateAdvice, problems: Sequence[str] = ()) -> Json:
         "schema": "oomdoctor.advise/1",
         "devices": [_device(advice, number) for number in range(len(advice.devices))],
         "again": None,
+        "max_split_size_mb_again": None,
         "notes": list(advice.notes),
         "problems": list(problems),
     }

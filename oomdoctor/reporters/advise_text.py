@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Optional
 
 from oomdoctor.advice.advise import Advice
+from oomdoctor.advice.again import Again
 from oomdoctor.advice.prove import Proof
 from oomdoctor.advice.ranking import Tried, frontier, is_better
 from oomdoctor.advice.verify import Steps, pasteable
@@ -65,6 +67,8 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
         " basis",
     ]
     lines += [_row(advice, number, one) for one in _shown(advice)]
+    if advice.ends_at_oom and not all(one.survives == advice.current.survives for one in _shown(advice)):
+        lines.append(ink("  survives: as far as was recorded, to where memory ran out", "dim"))
     needs_known = any(one.needs for one in _shown(advice))
     if needs_known:
         lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
@@ -162,7 +166,8 @@ def broken(settings: str, width: int = WIDTH - 2) -> list[str]:
 def _split(advice: Advice) -> str:
     answer = advice.max_split
     value = f"{answer.best} " if answer.helps else ""
-    return filled(f"max_split_size_mb: {value}{'— ' if answer.helps else ''}{answer.why}")
+    said = filled(f"max_split_size_mb: {value}{'— ' if answer.helps else ''}{answer.why}")
+    return said + _again(advice.again_split, f"max_split_size_mb:{answer.best}")
 
 
 def _what_else(advice: Advice) -> list[str]:
@@ -174,9 +179,8 @@ def _what_else(advice: Advice) -> list[str]:
     ]
 
 
-def _again(advice: Advice) -> str:
-    """How the whole program fared under the recommendation."""
-    again = advice.again
+def _again(again: Optional[Again], name: str = "it") -> str:
+    """How the whole program fared under a setting."""
     if again is None:
         return ""
     if again.why_not is not None:
@@ -185,13 +189,13 @@ def _again(advice: Advice) -> str:
     if again.capacity is not None:
         on = f"emulated devices with {format_bytes(again.capacity)} for PyTorch"
     if again.survives:
-        return "\n\n" + filled(f"The whole program, run again under it on {on}, ends well.")
+        return "\n\n" + filled(f"The whole program, run again under {name} on {on}, ends well.")
     how = (
         f"{again.ooms} of its processes {'runs' if again.ooms == 1 else 'run'} out of memory"
         if again.ooms
         else "no process runs out of memory"
     )
-    said = f"The whole program, run again under it on {on}, ends with {again.exit_status}: {how}."
+    said = f"The whole program, run again under {name} on {on}, ends with {again.exit_status}: {how}."
     lacks = [
         shortfall_text.render(lack, f"There, at allocation {index:,} of GPU {number}")
         for number, index, lack in again.lacks[:1]
@@ -227,7 +231,7 @@ def _conclusion(advice: Advice, ink: Ink, asked: Sequence[str]) -> str:
         return "\n\n".join([filled(f"No setting to change: {advice.why}."), *_what_else(advice)])
     parts = [
         filled(f"Best: {advice.why}."),
-        f"  {ink(advice.steps.export, 'bold')}{_again(advice)}",
+        f"  {ink(advice.steps.export, 'bold')}{_again(advice.again)}",
         f"{filled(_to_see(advice.steps))}\n{_command(advice.steps.record)}\n{_command(advice.steps.compare)}",
         *_what_else(advice),
     ]

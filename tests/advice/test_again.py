@@ -35,6 +35,19 @@ more = [take(30)]
 )
 
 
+# Expandable segments are best, and blocks kept whole help as well.
+TWO_HELP = """
+import torch
+def take(mib): return torch.empty(mib << 20, dtype=torch.uint8, device="cuda")
+first = take(800); del first
+small = take(240)
+second = take(480); del second
+other = take(200)
+large = take(800)
+more = take(440)
+"""
+
+
 @pytest.fixture(scope="module")
 def python() -> str:
     try:
@@ -68,6 +81,19 @@ def test_a_program_that_survives_whole_is_said_to(python: str, tmp_path: Path) -
     assert found["survives"] is True
     assert (found["exit_status"], found["ooms"], found["shortfalls"]) == (0, 0, [])
     assert "ends well" in flowing(text(run, "--prove", "--python", python))
+
+
+def test_the_value_that_is_named_is_tried_on_the_whole_program_as_well(python: str, tmp_path: Path) -> None:
+    run = rehearsed(python, tmp_path, TWO_HELP, memory="1960MiB")
+    found = ask(run, "--prove", "--python", python)
+    assert found["again"]["alloc_conf"] == "expandable_segments:True"
+    split = found["max_split_size_mb_again"]
+    assert split["alloc_conf"] == f"max_split_size_mb:{found['devices'][0]['max_split_size_mb']['best']}"
+    assert (split["survives"], split["exit_status"], split["ooms"]) == (True, 0, 0)
+    said = flowing(text(run, "--prove", "--python", python))
+    assert f"run again under {split['alloc_conf']} on the same emulated devices, ends well" in said
+    assert "survives: as far as was recorded, to where memory ran out" in said
+    assert ask(run, "--prove", "--no-rerun", "--python", python)["max_split_size_mb_again"] is None
 
 
 def test_where_it_dies_later_it_is_said_what_was_missing_there(python: str, tmp_path: Path) -> None:
