@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,31 @@ from oomdoctor.errors import EmulatorError
 
 pytest.importorskip("transformers")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "llama_generate.py"
+
+
+@pytest.mark.torch
+@pytest.mark.xdist_group("end-to-end")
+def test_a_loop_of_its_own(tmp_path: Path) -> None:
+    """What the last request used is still there when the next one is answered."""
+    try:
+        find_torch(sys.executable)
+    except EmulatorError as error:
+        pytest.skip(f"no CUDA build of torch to test with: {error.what}")
+    shape = ["--layers", "2", "--requests", "3", "--max-prompt", "400", "--new-tokens", "2"]
+    peaks = []
+    for way in ([], ["--loop"]):
+        subprocess.run(
+            [sys.executable, "-m", "oomdoctor", "rehearse", "--memory", "24GiB", "-o", f"run{len(way)}", "--",
+             sys.executable, str(EXAMPLE), *shape, *way],
+            cwd=tmp_path, check=True, timeout=200,
+        )  # fmt: skip
+        said = subprocess.run(
+            [sys.executable, "-m", "oomdoctor", "advise", f"run{len(way)}", "--json"],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        (device,) = json.loads(said.stdout)["devices"]
+        peaks.append(device["current"]["metrics"]["peak_allocated_bytes"])
+    assert peaks[1] > peaks[0]
 
 
 @pytest.mark.torch

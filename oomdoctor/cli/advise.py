@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     "--rerun/--no-rerun",
     "reruns",
     default=True,
-    help="With --prove, run a rehearsed program again whole under the recommendation. [default: rerun]",
+    help="With --prove, run a rehearsed program again whole: under the recommendation, and under the"
+    " max_split_size_mb that is named. [default: rerun]",
 )
 @click.option(
     "--python",
