@@ -22,12 +22,14 @@ from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.access import Access, guard
 from oomdoctor_dashboard.choosing import device_choices, item_choices
 from oomdoctor_dashboard.errors import alert
-from oomdoctor_dashboard.gates import open_gates
+from oomdoctor_dashboard.gates import open_gates, place_of, stores
 from oomdoctor_dashboard.library import Item, Library
 from oomdoctor_dashboard.uploads import add_upload_route, too_large
 from oomdoctor_dashboard.view import DEFAULT, TABS, changed, from_query
 
 ALWAYS = ("timeline", "moment")
+# Pages that come when they are opened.
+LATER = TABS[1:]
 MIB = 1 << 20
 
 _POLL_MS = 250
@@ -58,7 +60,7 @@ def create_app(
         update_title=None,
         prevent_initial_callbacks=True,
         serve_locally=True,
-        suppress_callback_exceptions=False,
+        suppress_callback_exceptions=True,  # pages come later; a test looks after the ids
         include_pages_meta=False,
         on_error=_say,
         assets_folder=str(_assets()),
@@ -71,7 +73,7 @@ def create_app(
 
     app.layout = frame
     _register(app, library)
-    open_gates(app, [page for page in TABS if page != "overview"])
+    open_gates(app, {name: pages[name] for name in LATER})
     for page in pages.values():
         page.register(app, library)
     return app
@@ -115,7 +117,8 @@ def _frame(
             dcc.Store(id="wanted", data=None),
             dcc.Store(id="subject", data=None),
             dcc.Store(id="failed", data=None),
-            dcc.Store(id="gates", data=[page for page in TABS if page != "overview"]),
+            dcc.Store(id="whatif-drawn"),
+            *stores(LATER),
             dcc.Interval(id="poll", interval=_POLL_MS, disabled=True),
             dcc.Interval(id="follow", interval=_FOLLOW_MS),
             dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
@@ -199,12 +202,19 @@ def _tabs(pages: dict[str, ModuleType]) -> Any:
     return dmc.Tabs(
         id="tabs",
         value=DEFAULT["tab"],
-        # Dash gives a page that is mounted again the props it first had, not those it has now.
+        # Dash gives what is mounted again the props it first had, not those it has now.
         keepMounted=True,
         activateTabWithKeyboard=False,  # the arrows step
         children=[
             dmc.TabsList([dmc.TabsTab(pages[name].TITLE, value=name) for name in TABS]),
-            *(dmc.TabsPanel(pages[name].layout(), value=name, className="od-panel") for name in TABS),
+            *(
+                dmc.TabsPanel(
+                    place_of(name) if name in LATER else pages[name].layout(),
+                    value=name,
+                    className="od-panel",
+                )
+                for name in TABS
+            ),
         ],
     )
 
@@ -255,7 +265,13 @@ def _register_address(app: dash.Dash) -> None:
         Output("timeline-mode", "value"),
         Output("timeline-axis", "value"),
         Output("moment-event", "value"),
+        Output("moment-tick", "disabled"),
+        Output("moment-tick", "interval"),
+        Output("moment-play", "children"),
         Input(ids.VIEW, "data"),
+        Input("moment-play", "n_clicks"),
+        Input("moment-speed", "value"),
+        State("moment-tick", "disabled"),
         # A State: what it holds comes of what is shown, and Dash calls nothing that leads to itself.
         State("moment-info", "data"),
         State("default-view", "data"),

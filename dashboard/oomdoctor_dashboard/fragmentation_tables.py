@@ -17,7 +17,7 @@ from oomdoctor_dashboard.live_data import NO_PLACE, age_text, pool_name, stream_
 
 Rows = list[dict[str, Any]]
 
-MOST_PINS = 300
+MOST_PINS = 100
 
 # Name of the measure, head of the column, what it means: docs/explanation/fragmentation.md in short.
 COLUMNS: tuple[tuple[str, str, str], ...] = (

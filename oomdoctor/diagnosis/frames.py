@@ -52,7 +52,12 @@ def is_internal(frame: Frame) -> bool:
 
 def is_library(frame: Frame) -> bool:
     """Whether a frame lies in an installed package."""
-    return _PACKAGES.match(_slashes(frame.filename)) is not None
+    return _is_in_package(frame.filename)
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_in_package(filename: str) -> bool:
+    return _PACKAGES.match(_slashes(filename)) is not None
 
 
 def telling_frames(stack: tuple[Frame, ...], most: int = 2) -> tuple[Frame, ...]:

@@ -23,7 +23,7 @@ class Frame(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stacks:
     """All stacks of a snapshot.
 

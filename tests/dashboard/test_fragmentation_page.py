@@ -395,8 +395,13 @@ def test_the_figure_over_time(llama: Loaded, llama_series: Series, theme: str, a
 def test_the_moment_is_marked_where_it_is_within_the_window(llama: Loaded) -> None:
     series = sampled_series(llama.history, sample_events(llama.history, 1000, 1050))
     arguments: dict[str, Any] = {"where": None, "axis": "events", "start_us": 0}
-    assert len(figures.over_time(series, event=1020, **arguments).layout.shapes) == 1
-    assert len(figures.over_time(series, event=999, **arguments).layout.shapes) == 0
+    for at, seen in ((1020, True), (999, False), (1051, False)):
+        layout = figures.over_time(series, event=at, **arguments).layout
+        (line,) = layout.shapes
+        low, high = layout.xaxis.range
+        assert (low, high) == (series.events[0], series.events[-1])
+        assert (low <= line.x0 <= high) is seen
+        assert line.x0 == at or not seen
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -445,7 +445,9 @@ class Page:
         outputs = [dict(zip(("id", "property"), one.rsplit(".", 1))) for one in self.written(name)]
 
         def given(one: dict[str, str]) -> dict[str, Any]:
-            return {**one, "value": values.get(f"{one['id']}.{one['property']}")}
+            key = f"{one['id']}.{one['property']}"
+            clicks = 1 if key.endswith(".n_clicks") and key in (*others, changed_id) else None
+            return {**one, "value": values.get(key, clicks)}
 
         answer = self.client.post(
             "/_dash-update-component",

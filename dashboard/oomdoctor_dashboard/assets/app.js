@@ -61,24 +61,28 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
   },
 
   /* What the header speaks of changes less often than the view. */
-  gates: function (shown, subject, drawn, pages) {
+  gates: function (shown, mounted, subject, timeline, over, pages) {
     const all = window.dash_clientside;
     const none = all.no_update;
     const same = !shown || (subject && subject.item === shown.item && subject.device === shown.device);
+    const alike = all.oomdoctor_timeline.alike;
+    const opened = (page) => shown && shown.tab === page && mounted.includes(page);
     return [
       same ? none : { item: shown.item, device: shown.device },
-      shown && !all.oomdoctor_timeline.alike(shown, drawn) ? shown : none,
-      ...pages.map((page) => (shown && shown.tab === page ? shown : none)),
+      shown && !alike(shown, timeline, "timeline") ? shown : none,
+      opened("fragmentation") && !alike(shown, over, "fragmentation") ? shown : none,
+      ...pages.map((page) => (opened(page) ? shown : none)),
     ];
   },
 
   /* All that follows from a view at once: each callback costs the browser some ten milliseconds. */
-  viewed: function (view, info, standard, tab, dark, mode, axis, event) {
+  viewed: function (view, plays, speed, stopped, info, standard, tab, dark, mode, axis, event) {
     const all = window.dash_clientside;
     return [
       ...all.oomdoctor.followView(view, standard, tab, dark),
       ...all.oomdoctor_timeline.controls(view, mode, axis),
       all.oomdoctor_moment.number(view, info, event),
+      ...all.oomdoctor_moment.play(plays, speed, view, stopped, info),
     ];
   },
 });

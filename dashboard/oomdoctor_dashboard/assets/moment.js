@@ -19,7 +19,7 @@ window.dash_clientside = window.dash_clientside || {};
   // Where the page is busy several clicks come as one call, and with them steps of the player: counts tell
   // what was clicked, whatever the call says triggered it.
   const seen = {};
-  // The number that the box was given last: it comes back as if it had been typed.
+  // The number that the box was given last: one that is left as it is was not typed.
   let written = null;
   let paused = null;
 
@@ -31,7 +31,7 @@ window.dash_clientside = window.dash_clientside || {};
 
   window.dash_clientside.oomdoctor_moment = {
     step: function (...args) {
-      const [value, view, info, by, speed, drawn] = args.slice(-6);
+      const [view, info, by, speed, drawn, value] = args.slice(-6);
       const triggered = window.dash_clientside.callback_context.triggered.map((one) => one.prop_id);
       const clicks = {};
       BUTTONS.forEach((name, i) => (clicks[name] = clicksOf(name, args[i])));
@@ -43,7 +43,8 @@ window.dash_clientside = window.dash_clientside || {};
         const at = Math.max(0, Math.min(to, info.events));
         return [at === now ? same() : { ...view, event: at }, same()];
       };
-      if (triggered.includes("moment-event.value") && typeof value === "number" && value !== written) {
+      const typed = triggered.some((one) => one === "moment-event.n_submit" || one === "moment-event.n_blur");
+      if (typed && typeof value === "number" && value !== written) {
         written = value;
         return go(Math.round(value));
       }

@@ -2,10 +2,11 @@
    wanted meanwhile is lost. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor_timeline = {
-  /* Whether two views differ in the moment alone, as far as the timeline goes. */
-  alike: function (one, other) {
-    const settings = window.dash_clientside.oomdoctor_timeline.settings;
-    const key = (view) => [view.item, view.device, view.low, view.high, view.theme, ...settings(view)];
+  /* Whether two views differ in the moment alone, as far as what a page draws over the timeline's stretch goes. */
+  alike: function (one, other, page) {
+    const key = (view) => [
+      view.item, view.device, view.low, view.high, view.theme, view.axis, (view.options || {})[page] || {},
+    ];
     return Boolean(one && other) && JSON.stringify(key(one)) === JSON.stringify(key(other));
   },
 
@@ -94,17 +95,20 @@ window.dash_clientside.oomdoctor_timeline = {
 /* The line of the moment moves without the figure being drawn anew, which would take a hundred milliseconds. */
 (function () {
   "use strict";
-  const MOMENT_SHAPE = 0; // of figures/timeline.py
+  const MOMENT_SHAPE = 0; // of figures/timeline.py and figures/fragmentation.py
+  const GRAPHS = ["timeline-graph", "fragmentation-over"];
 
-  function move() {
-    const graph = document.querySelector("#timeline-graph .js-plotly-plot");
+  const moveAll = () => GRAPHS.forEach(move);
+
+  function move(id) {
+    const graph = document.querySelector(`#${id} .js-plotly-plot`);
     const line = document.getElementById("moment-line");
     const full = graph && graph._fullLayout;
     const shape = full && graph.layout.shapes && graph.layout.shapes[MOMENT_SHAPE];
     if (!line || !shape || !full.xaxis || !full.xaxis.d2p) return;
     if (!graph.followsMoment) {
       graph.followsMoment = true;
-      graph.on("plotly_afterplot", move); // what is drawn may be of an earlier moment
+      graph.on("plotly_afterplot", moveAll); // what is drawn may be of an earlier moment
     }
     const text = full.xaxis.ticksuffix === " s" ? line.dataset.seconds : line.dataset.event;
     const path = graph.querySelector(`.shapelayer path[data-index="${MOMENT_SHAPE}"]`);
@@ -116,7 +120,7 @@ window.dash_clientside.oomdoctor_timeline = {
     path.setAttribute("d", path.getAttribute("d").replace(/([ML])[^,]+,/g, `$1${at},`));
   }
 
-  new MutationObserver(move).observe(document, {
+  new MutationObserver(moveAll).observe(document, {
     subtree: true,
     attributes: true,
     attributeFilter: ["data-event", "data-seconds"],

@@ -55,36 +55,39 @@ def over_time(
         start_us: time of the recording's first event.
     """
     x = positions(series, axis, start_us)
-    figure = go.Figure()
+    # All at once below: adding traces and layout one by one takes a multiple of the time.
+    traces: list[dict[str, Any]] = []
     top = np.zeros(len(x))
     for name, label, colour in BANDS if series.is_sampled else _UNDIVIDED:
         values = series.of(name, where)
         if values is None:
             continue
         top = top + values
-        figure.add_scatter(
-            x=x, y=values, name=label, stackgroup="bands", mode="lines", line={"width": 0.5, "color": colour},
-            fillcolor=_faded(colour), **_BYTES_HOVER, customdata=_texts(values),
-        )  # fmt: skip
+        traces.append({
+            "type": "scatter", "x": x, "y": values, "name": label, "stackgroup": "bands", "mode": "lines",
+            "line": {"width": 0.5, "color": colour}, "fillcolor": _faded(colour), **_BYTES_HOVER,
+            "customdata": _texts(values),
+        })  # fmt: skip
     for name, label, colour, dash in _LINES:
         values = series.of(name, where)
         if values is None or np.isnan(values).all():
             continue
         top = np.maximum(top, values)
-        figure.add_scatter(
-            x=x, y=values, name=label, mode="lines", line={"width": 1.5, "color": colour, "dash": dash},
-            **_BYTES_HOVER, customdata=_texts(values),
-        )  # fmt: skip
+        traces.append({
+            "type": "scatter", "x": x, "y": values, "name": label, "mode": "lines",
+            "line": {"width": 1.5, "color": colour, "dash": dash}, **_BYTES_HOVER,
+            "customdata": _texts(values),
+        })  # fmt: skip
     external = series.of("external", where)
     if external is not None:
-        figure.add_scatter(
-            x=x, y=external, name="external fragmentation", mode="lines", yaxis="y2", showlegend=False,
-            line={"width": 1.5, "color": colours.MOMENT}, hovertemplate="%{y:.1%}",
-        )  # fmt: skip
+        traces.append({
+            "type": "scatter", "x": x, "y": external, "name": "external fragmentation", "mode": "lines",
+            "yaxis": "y2", "showlegend": False, "line": {"width": 1.5, "color": colours.MOMENT},
+            "hovertemplate": "%{y:.1%}",
+        })  # fmt: skip
     ticks = colours.byte_ticks(float(top.max(initial=1.0)))
-    figure.update_layout(**_layout_over(series, axis, theme, *ticks, two=external is not None))
-    _mark(figure, series, axis, event, start_us)
-    return figure
+    layout = _layout_over(series, axis, start_us, theme, *ticks, two=external is not None)
+    return go.Figure(traces, {**layout, "shapes": _mark(series, axis, event, start_us)})
 
 
 def by_compartment(
@@ -93,7 +96,7 @@ def by_compartment(
 ) -> go.Figure:  # fmt: skip
     """One measure, a line for the device and for each compartment; ``labels`` names these."""
     x = positions(series, axis, start_us)
-    figure = go.Figure()
+    traces: list[dict[str, Any]] = []
     is_share = measure == "external"
     top = 1.0
     for at, where in enumerate(series.where[: _MOST_LINES + 1]):
@@ -103,16 +106,15 @@ def by_compartment(
         colour = colours.ink(theme) if where is None else colours.SERIES[(at - 1) % len(colours.SERIES)]
         hover = {"hovertemplate": "%{y:.1%}"} if is_share else _BYTES_HOVER
         top = max(top, float(np.nanmax(values)))
-        figure.add_scatter(
-            x=x, y=values, name=labels.get(where, "device"), mode="lines",
-            line={"width": 1.4, "color": colour, "dash": "dot" if where is None else "solid"},
-            customdata=None if is_share else _texts(values), **hover,
-        )  # fmt: skip
+        traces.append({
+            "type": "scatter", "x": x, "y": values, "name": labels.get(where, "device"), "mode": "lines",
+            "line": {"width": 1.4, "color": colour, "dash": "dot" if where is None else "solid"},
+            "customdata": None if is_share else _texts(values), **hover,
+        })  # fmt: skip
     ticks = ([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     values_, texts = ticks if is_share else colours.byte_ticks(top)
-    figure.update_layout(**_layout_over(series, axis, theme, values_, texts, two=False))
-    _mark(figure, series, axis, event, start_us)
-    return figure
+    layout = _layout_over(series, axis, start_us, theme, values_, texts, two=False)
+    return go.Figure(traces, {**layout, "shapes": _mark(series, axis, event, start_us)})
 
 
 def positions(series: Series, axis: str, start_us: int) -> NDArray[Any]:
@@ -139,10 +141,16 @@ def _faded(colour: str) -> str:
 
 
 def _layout_over(
-    series: Series, axis: str, theme: str, values: list[Any], texts: list[str], *, two: bool
+    series: Series, axis: str, start_us: int, theme: str, values: list[Any], texts: list[str], *, two: bool
 ) -> dict[str, Any]:
-    layout = colours.layout(theme, height=_HEIGHT, hovermode="x unified", uirevision=axis)
-    in_time = positions(series, axis, 0) is not series.events
+    layout = colours.layout(theme, height=_HEIGHT, hovermode="x unified")
+    x = positions(series, axis, start_us)
+    in_time = x is not series.events
+    if len(x):
+        # Stated, for else the line of a moment outside would stretch it.
+        ends = [float(x[0]), max(float(x[-1]), float(x[0]) + 1e-6)]
+        layout["xaxis"] = {**layout["xaxis"], "range": ends}
+        layout["uirevision"] = f"{axis} {ends}"
     upper = [0.3, 1.0] if two else [0.0, 1.0]
     layout["yaxis"] = {
         **layout["yaxis"], "domain": upper, "tickvals": values, "ticktext": texts, "rangemode": "tozero",
@@ -156,6 +164,7 @@ def _layout_over(
         "anchor": "y2" if two else "y",
         "hoverformat": ".3f" if in_time else ",d",
         "tickformat": "" if in_time else ",d",
+        "ticksuffix": " s" if in_time else "",
     }
     if two:
         layout["yaxis2"] = {
@@ -171,15 +180,16 @@ def _layout_over(
     return layout
 
 
-def _mark(figure: go.Figure, series: Series, axis: str, event: int, start_us: int) -> None:
-    """The moment, where it lies among those of the series."""
-    if not len(series.events) or not series.events[0] <= event <= series.events[-1]:
-        return
-    x = positions(series, axis, start_us)
-    at = float(np.interp(event, series.events, x.astype(np.float64)))
-    figure.add_shape(
-        type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"color": colours.MOMENT, "width": 1.5}
-    )
+def _mark(series: Series, axis: str, event: int, start_us: int) -> list[dict[str, Any]]:
+    """The moment, the first shape of the figure: assets/timeline.js moves it."""
+    if not len(series.events):
+        return []
+    x = positions(series, axis, start_us).astype(np.float64)
+    # Beyond the stretch: beyond what is seen.
+    beyond = float(x[-1] - x[0]) + 1.0
+    at = float(np.interp(event, series.events, x, left=x[0] - beyond, right=x[-1] + beyond))
+    line = {"color": colours.MOMENT, "width": 1.5}
+    return [{"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}]
 
 
 def free_blocks(classes: Classes, *, counts: bool = False, theme: str = "light") -> go.Figure:
@@ -189,7 +199,7 @@ def free_blocks(classes: Classes, *, counts: bool = False, theme: str = "light")
         counts: blocks are counted; else their bytes are shown. Requests are counted in any case, on a
             logarithmic axis.
     """
-    figure = go.Figure()
+    traces: list[dict[str, Any]] = []
     ticks = [_class_text(one) for one in classes.lower.tolist()]
     places = list(range(len(ticks)))
     free = classes.free_count if counts else classes.free_bytes
@@ -197,23 +207,25 @@ def free_blocks(classes: Classes, *, counts: bool = False, theme: str = "light")
         bytes_of, count = classes.free_bytes[fate], classes.free_count[fate]
         if not bytes_of.any():
             continue
-        figure.add_bar(
-            x=places, y=free[fate], name=name, marker={"color": colour, "pattern": _pattern(fate)},
-            customdata=[
+        traces.append({
+            "type": "bar", "x": places, "y": free[fate], "name": name,
+            "marker": {"color": colour, "pattern": _pattern(fate)},
+            "customdata": [
                 f"{'1 block' if n == 1 else f'{n:,} blocks'}, {format_bytes(b)}"
                 for n, b in zip(count.tolist(), bytes_of.tolist())
             ],
-            hovertemplate="%{customdata}<extra>" + name + "</extra>",
-        )  # fmt: skip
-    figure.add_bar(
-        x=places, y=np.where(classes.asked_count > 0, classes.asked_count, np.nan), yaxis="y2",
-        name="requests that came later", marker={"color": colours.ACTIVE},
-        customdata=[
+            "hovertemplate": "%{customdata}<extra>" + name + "</extra>",
+        })  # fmt: skip
+    traces.append({
+        "type": "bar", "x": places, "yaxis": "y2",
+        "y": np.where(classes.asked_count > 0, classes.asked_count, np.nan),
+        "name": "requests that came later", "marker": {"color": colours.ACTIVE},
+        "customdata": [
             f"{'1 request' if n == 1 else f'{n:,} requests'}, {format_bytes(b)} in all"
             for n, b in zip(classes.asked_count.tolist(), classes.asked_bytes.tolist())
         ],
-        hovertemplate="%{customdata}<extra>requests that came later</extra>",
-    )  # fmt: skip
+        "hovertemplate": "%{customdata}<extra>requests that came later</extra>",
+    })  # fmt: skip
     top = float(free.sum(axis=0).max(initial=1))
     layout = colours.layout(theme, height=_HEIGHT, barmode="stack", bargap=0.15, hovermode="x unified")
     layout["xaxis"] = {
@@ -239,8 +251,7 @@ def free_blocks(classes: Classes, *, counts: bool = False, theme: str = "light")
     }
     layout["margin"] = {**layout["margin"], "b": 64}
     layout["legend"] = {**layout["legend"], "traceorder": "normal"}
-    figure.update_layout(**layout)
-    return figure
+    return go.Figure(traces, layout)
 
 
 _POWERS = ["1", "10", "100", "1,000", "10,000", "100 k", "1 M", "10 M", "100 M"]

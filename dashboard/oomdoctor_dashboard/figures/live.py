@@ -26,33 +26,29 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
     blocks = ["1 block" if one == 1 else f"{one:,} blocks" for one in tree.blocks]
     shares = [f"{one / total_bytes:.1%}" if total_bytes else "" for one in tree.bytes]
     fills = [_colour(*node) for node in zip(tree.parents, tree.files)]
-    trace = go.Icicle(
-        ids=tree.ids,
-        parents=tree.parents,
-        labels=labels,
-        values=tree.bytes,
-        branchvalues="total",
-        sort=True,
-        text=sizes,
-        customdata=list(zip(map(_escaped, tree.details), blocks, shares)),
-        texttemplate="%{label}  <b>%{text}</b>",
-        hovertemplate="<b>%{label}</b><br>%{customdata[0]}<br>%{text} in %{customdata[1]},"
+    trace = {
+        "type": "icicle",
+        "ids": tree.ids,
+        "parents": tree.parents,
+        "labels": labels,
+        "values": tree.bytes,
+        "branchvalues": "total",
+        "sort": True,
+        "text": sizes,
+        "customdata": list(zip(map(_escaped, tree.details), blocks, shares)),
+        "texttemplate": "%{label}  <b>%{text}</b>",
+        "hovertemplate": "<b>%{label}</b><br>%{customdata[0]}<br>%{text} in %{customdata[1]},"
         " %{customdata[2]} of all that is live<extra></extra>",
-        tiling={"orientation": "v", "pad": 1},
-        marker={
-            "colors": fills,
-            "line": {"width": 0.5, "color": colours.paper(theme)},
-        },
-        textposition="middle left",
-        textfont={"size": 12, "color": [_readable(fill) for fill in fills]},
-        leaf={"opacity": 1.0},
-        pathbar={"visible": True, "side": "top", "thickness": 20},
-        root={"color": colours.paper(theme)},
-    )
+        "tiling": {"orientation": "v", "pad": 1},
+        "marker": {"colors": fills, "line": {"width": 0.5, "color": colours.paper(theme)}},
+        "textposition": "middle left",
+        "textfont": {"size": 12, "color": [_readable(fill) for fill in fills]},
+        "leaf": {"opacity": 1.0},
+        "pathbar": {"visible": True, "side": "top", "thickness": 20},
+        "root": {"color": colours.paper(theme)},
+    }
     height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 30), _MOST_PX)
-    figure = go.Figure(trace)
-    figure.update_layout(**_layout(theme, height))
-    return figure
+    return go.Figure([trace], _layout(theme, height))
 
 
 def nothing(theme: str = "light") -> go.Figure:

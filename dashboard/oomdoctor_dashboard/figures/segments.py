@@ -74,7 +74,7 @@ def segment_figure(
         ]
         if parts:
             frames.append(_frames(parts, colour, 2.5, name))
-    named = [trace.name for trace in traces if trace.showlegend]
+    named = [trace["name"] for trace in traces if trace["showlegend"]]
     columns = 2 if any(len(name) > 30 for name in named) else 3
     # All at once: adding traces and layout one by one takes a multiple of the time.
     layout = _layout(drawn, theme, -(-len(named) // columns), columns)
@@ -109,51 +109,56 @@ def _label(drawn: SegmentMap, name: str, boxes: np.ndarray[Any, Any]) -> str:
     return f"{_short(name)} {format_bytes(int(drawn.bytes[boxes].sum()))}"
 
 
-def _areas(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> go.Scatter:
+def _areas(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> dict[str, Any]:
     """All boxes of a look as one filled path."""
     low, line = drawn.start[boxes].astype(np.float64), drawn.line[boxes]
     high, gap = low + drawn.bytes[boxes], np.full(len(boxes), np.nan)
     top, bottom = line - _TALL / 2, line + _TALL / 2
-    return go.Scatter(
-        mode="none",
-        fill="toself",
-        fillcolor=colour,
-        name=_label(drawn, name, boxes),
-        showlegend=len(boxes) > 0,
-        x=np.stack([low, high, high, low, gap], 1).ravel().astype(np.float32),
-        y=np.stack([top, top, bottom, bottom, gap], 1).ravel().astype(np.float32),
+    return {
+        "type": "scatter",
+        "mode": "none",
+        "fill": "toself",
+        "fillcolor": colour,
+        "name": _label(drawn, name, boxes),
+        "showlegend": len(boxes) > 0,
+        "x": np.stack([low, high, high, low, gap], 1).ravel().astype(np.float32),
+        "y": np.stack([top, top, bottom, bottom, gap], 1).ravel().astype(np.float32),
         # What is below a pixel is joined already: every point counts.
-        line={"simplify": False},
-        meta=boxes.tolist(),
-        hoverinfo="skip",
-    )
+        "line": {"simplify": False},
+        "meta": boxes.tolist(),
+        "hoverinfo": "skip",
+    }
 
 
 def _bars(
     drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any], hover: Sequence[str]
-) -> go.Bar:
-    return go.Bar(
-        orientation="h",
-        name=_label(drawn, name, boxes),
-        showlegend=len(boxes) > 0,
-        x=drawn.bytes[boxes].astype(np.float64),
-        base=drawn.start[boxes].astype(np.float64),
-        y=drawn.line[boxes].astype(np.int16),
-        width=_TALL,
-        meta=boxes.tolist(),
-        marker={"color": colour, "line": {"width": 0}},
-        hovertext=[hover[i] for i in boxes.tolist()],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
+) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": _label(drawn, name, boxes),
+        "showlegend": len(boxes) > 0,
+        "x": drawn.bytes[boxes].astype(np.float64),
+        "base": drawn.start[boxes].astype(np.float64),
+        "y": drawn.line[boxes].astype(np.int16),
+        "width": _TALL,
+        "meta": boxes.tolist(),
+        "marker": {"color": colour, "line": {"width": 0}},
+        "hovertext": [hover[i] for i in boxes.tolist()],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
 
 
 def _segment_parts(drawn: SegmentMap) -> list[tuple[int, float, float]]:
     starts, sizes = bounds(drawn.moment.layout)
-    return [
-        (line, float(low), float(high))
-        for segment in drawn.segment.tolist()
-        for line, low, high in drawn.where(int(starts[segment]), int(sizes[segment]))
-    ]
+    parts: list[tuple[int, float, float]] = []
+    columns = drawn.segment, sizes[drawn.segment], drawn.first_line, drawn.left
+    for segment, size, line, left in zip(*(column.tolist() for column in columns)):
+        if size <= drawn.line_bytes:
+            parts.append((line, left, left + size))
+        else:
+            parts += drawn.where(int(starts[segment]), size)
+    return parts
 
 
 def _frames(

@@ -25,7 +25,7 @@ from oomdoctor_dashboard.choosing import item_choices
 from oomdoctor_dashboard.compare_data import SERIES, SIDES, Courses, Levels
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import compare as figures
-from oomdoctor_dashboard.gates import shown_id, shown_store
+from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.reading_help import reading_help
@@ -119,7 +119,6 @@ def layout() -> Any:
             ),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-lines"),
-            shown_store(ID),
             dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
         ]
     )
@@ -465,7 +464,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         prevent_initial_call=True,
     )
     def chosen(other: Any, device: Any, when: Any, _: Any, view: Any) -> Any:
-        if not _mine(view):
+        if not _mine(view) or has_just_come():
             return no_update
         trigger = dash.ctx.triggered_id
         if trigger == f"{ID}-swap":
@@ -535,7 +534,7 @@ def _register_drawing(app: dash.Dash, library: Library, compared: Compared) -> N
             job = library.jobs.start(
                 (ID, *key), "Reading and matching requests", lambda job: _work(library, key, job)
             )
-            if dash.ctx.triggered_id == f"{ID}-cancel":
+            if pressed(f"{ID}-cancel"):
                 job.cancel()
             elif job.state == "running" and not job.wait(0.1):
                 text = f"{job.title} … {job.seconds:.0f} s"
@@ -636,8 +635,8 @@ def _register_places(app: dash.Dash, compared: Compared) -> None:
     @app.callback(
         Output(f"{ID}-table", "exportDataAsCsv"), Input(f"{ID}-csv", "n_clicks"), prevent_initial_call=True
     )
-    def save(_: Any) -> bool:
-        return True
+    def save(clicks: Any) -> bool:
+        return bool(clicks)
 
 
 def _register_moving(app: dash.Dash, compared: Compared) -> None:

@@ -9,6 +9,7 @@ import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html, no_update
+from dash.exceptions import PreventUpdate
 
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
@@ -18,7 +19,7 @@ from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
-from oomdoctor_dashboard.gates import shown_id, shown_store
+from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
@@ -26,6 +27,8 @@ from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
 ID, TITLE = "fragmentation", "Fragmentation"
+# What is drawn over the timeline's stretch.
+OVER = f"{ID}-over"
 
 # The view while this page is looked at: what other pages do costs it no way to the server.
 _SHOWN = shown_id(ID)
@@ -123,7 +126,6 @@ def layout() -> Any:
                 id=f"{ID}-themed",
             ),
             dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
-            shown_store(ID),
             dcc.Store(id=f"{ID}-job"),
             dcc.Store(id=f"{ID}-stopped"),
             dcc.Download(id=f"{ID}-file"),
@@ -305,22 +307,11 @@ def _register_choosing(app: dash.Dash) -> None:
     )
     def choose(*args: Any) -> Any:
         *values, view = args
-        if not _mine(view):
+        if has_just_come() or not _mine(view):
             return no_update
         chosen = {n: v if v and v != _DEFAULTS[n] else None for n, v in zip(_OPTIONS, values)}
         new = with_options(view, ID, **chosen)
         return no_update if options_of(new, ID) == options_of(view, ID) else new
-
-    @app.callback(
-        *(Output(f"{ID}-{name}", "value") for name in _OPTIONS),
-        Input(_SHOWN, "data"),
-        *(State(f"{ID}-{name}", "value") for name in _OPTIONS),
-    )
-    def follow(shown: Any, *there: Any) -> Any:
-        if not _mine(shown):
-            return (no_update,) * len(_OPTIONS)
-        wished = [_option(shown, name) for name in _OPTIONS]
-        return tuple(no_update if value == now else value for value, now in zip(wished, there))
 
 
 def _register_over(app: dash.Dash, library: Library) -> None:
@@ -352,12 +343,14 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-job", "data"),
         Output(f"{ID}-problem", "children"),
         Output(f"{ID}-history", "style"),
-        Input(_SHOWN, "data"),
+        # Not with each step: the line of the moment moves in the browser.
+        Input(shown_id(OVER), "data"),
         Input(f"{ID}-poll", "n_intervals"),
         Input(f"{ID}-stopped", "data"),
+        State(_SHOWN, "data"),
         State(f"{ID}-job", "data"),
     )
-    def over(shown: Any, _: Any, stopped: Any, before: Any) -> Any:
+    def over(_: Any, __: Any, stopped: Any, shown: Any, before: Any) -> Any:
         hidden: dict[str, Any] = {"display": "none"}
         if not _mine(shown):
             return (*(no_update,) * 5, True, *(no_update,) * 3)
@@ -369,7 +362,7 @@ def _register_over(app: dash.Dash, library: Library) -> None:
             return (*(no_update,) * 2, hidden, 0, "", True, None, _no_history(), hidden)
         key = series_key(shown, loaded)
         job = job_of(shown, loaded, before, stopped)
-        polled = dash.ctx.triggered_id == f"{ID}-poll"
+        polled = set(dash.ctx.triggered_prop_ids) == {f"{ID}-poll.n_intervals"}
         is_new = not before or tuple(before) != key
         working = job is not None and job.state == "running" and not job.wait(_AT_ONCE_S if is_new else 0.0)
         done, total = (job.done, job.total) if job else (0, 0)
@@ -401,7 +394,9 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         State(f"{ID}-job", "data"),
         prevent_initial_call=True,
     )
-    def stop(_: Any, key: Any) -> Any:
+    def stop(clicks: Any, key: Any) -> Any:
+        if not clicks:
+            return no_update
         job = library.jobs.get(tuple(key)) if key else None
         if job is not None:
             job.cancel()
@@ -459,16 +454,23 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-pins-text", "children"),
         Output(f"{ID}-basis", "children"),
         Output(f"{ID}-themed", "data-ag-theme-mode"),
+        *(Output(f"{ID}-{name}", "value") for name in _OPTIONS),
         Input(_SHOWN, "data"),
         State(f"{ID}-pools", "dashGridOptions"),
+        State(f"{ID}-pins", "style"),
+        State(f"{ID}-themed", "data-ag-theme-mode"),
+        *(State(f"{ID}-{name}", "value") for name in _OPTIONS),
     )
-    def draw(shown: Any, options: Any) -> Any:
+    def draw(shown: Any, options: Any, style: Any, theme: Any, *there: Any) -> Any:
+        """All that is of the moment, and what an address asked for in the boxes: one request a step."""
         if not _mine(shown):
-            return (no_update,) * 9
+            raise PreventUpdate
+        wished = [_option(shown, name) for name in _OPTIONS]
+        boxes = [no_update if value == now else value for value, now in zip(wished, there)]
         try:
             loaded = library.loaded(shown["item"], shown["device"])
         except OomdoctorError:  # the other callback says why
-            return (no_update,) * 9
+            return (*(no_update,) * 9, *boxes)
         moment, inspection = loaded.moment(shown["event"]), loaded.inspection(shown["event"])
         figure, text = _blocks(shown, loaded) if loaded.device.has_events else (no_update, "")
         pins = tables.pin_rows(inspection)
@@ -481,8 +483,18 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
             basis = "the final state, recorded"
         above = {**options, "pinnedTopRowData": [tables.device_row(moment)]}
         height = {"height": _GRID_HEADER + _GRID_ROW * min(max(len(pins), 1), _MOST_ROWS)}
-        pools = tables.pool_rows(moment)
-        return figure, text, pools, above, pins, height, said, basis, shown["theme"]
+        return (
+            figure,
+            text,
+            tables.pool_rows(moment),
+            no_update if above == options else above,
+            pins,
+            no_update if height == style else height,
+            said,
+            basis,
+            no_update if theme == shown["theme"] else shown["theme"],
+            *boxes,
+        )
 
     @app.callback(
         Output(f"{ID}-file", "data"),
@@ -496,7 +508,7 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
             return no_update
         loaded = library.loaded(shown["item"], shown["device"])
         at = loaded.event(shown["event"])
-        if dash.ctx.triggered_id == f"{ID}-pins-csv":
+        if pressed(f"{ID}-pins-csv"):
             content = tables.pins_csv(loaded.inspection(shown["event"]))
             return {"content": content, "filename": f"pins-at-{at}.csv"}
         content = tables.pools_csv(loaded.moment(shown["event"]))

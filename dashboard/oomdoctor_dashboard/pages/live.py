@@ -10,6 +10,7 @@ import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
 from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash.exceptions import PreventUpdate
 
 from oomdoctor.diagnosis.frames import telling_frames
 from oomdoctor.errors import OomdoctorError
@@ -19,7 +20,7 @@ from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids, live_data
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
-from oomdoctor_dashboard.gates import shown_id, shown_store
+from oomdoctor_dashboard.gates import has_just_come, shown_id
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_filter import Wanted, wanted_of
 from oomdoctor_dashboard.live_flame import flame_of
@@ -120,7 +121,6 @@ def layout() -> Any:
                 ],
                 gutter="sm",
             ),
-            shown_store(ID),
             dcc.Store(id=f"{ID}-refreshed"),
             dcc.Store(id=f"{ID}-born"),
             dcc.Download(id=f"{ID}-file"),
@@ -189,7 +189,7 @@ def _table() -> Any:
 def _details() -> Any:
     return dmc.Paper(
         [
-            html.Div(id=f"{ID}-details"),
+            html.Div(_hint(), id=f"{ID}-details"),
             dmc.Button(
                 "Go to its allocation",
                 id=f"{ID}-jump",
@@ -259,7 +259,7 @@ def _mine(shown: Any) -> bool:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    _register_choosing(app, library)
+    _register_choosing(app)
     _register_drawing(app, library)
     _register_details(app, library)
 
@@ -270,8 +270,8 @@ def register(app: dash.Dash, library: Library) -> None:
         State(_SHOWN, "data"),
         prevent_initial_call=True,
     )
-    def download(_: Any, shown: Any) -> Any:
-        if not _mine(shown):
+    def download(clicks: Any, shown: Any) -> Any:
+        if not clicks or not _mine(shown):
             return no_update, no_update
         try:
             loaded = library.loaded(shown["item"], shown["device"])
@@ -281,79 +281,89 @@ def register(app: dash.Dash, library: Library) -> None:
         return {"content": text, "filename": f"live-at-{loaded.event(shown['event'])}.csv"}, no_update
 
 
-def _register_choosing(app: dash.Dash, library: Library) -> None:
-    names = (*_TEXTS, *_CHOICES, "group")
-    values = [(f"{ID}-{name}", "value") for name in names] + [(f"{ID}-frames", "checked")]
+_NAMES = (*_TEXTS, *_CHOICES, "group")
+# What is typed and chosen, as components and properties.
+_VALUES = [(f"{ID}-{name}", "value") for name in _NAMES] + [(f"{ID}-frames", "checked")]
 
-    def settings(chosen: Any) -> dict[str, Any]:
-        """The settings as a view holds them: without what is at its default."""
-        *texts, frames = chosen
-        found = {name: value or None for name, value in zip(names, texts)}
-        found["group"] = "place" if found["group"] == "place" else None
-        return {**found, "frames": True if frames else None}
 
+def _settings(chosen: Any) -> dict[str, Any]:
+    """The settings as a view holds them: without what is at its default."""
+    *texts, frames = chosen
+    found = {name: value or None for name, value in zip(_NAMES, texts)}
+    found["group"] = "place" if found["group"] == "place" else None
+    return {**found, "frames": True if frames else None}
+
+
+def _boxes(options: dict[str, Any], there: Any) -> list[Any]:
+    """What an address or another page asked for stands in the boxes."""
+    if {k: v for k, v in _settings(there).items() if v is not None} == options:
+        return [no_update] * len(_VALUES)
+    wished = [options.get(name) or ("" if name in _TEXTS else None) for name in _NAMES]
+    wished[-1] = options.get("group") or "block"
+    return [*wished, bool(options.get("frames"))]
+
+
+def _register_choosing(app: dash.Dash) -> None:
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
-        *(Input(*value) for value in values),
+        *(Input(*value) for value in _VALUES),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
     def choose(*args: Any) -> Any:
         *chosen, view = args
-        if not view or not view["item"]:  # also when another page was opened while it waited
+        if (
+            has_just_come() or not view or not view["item"]
+        ):  # also when another page was opened while it waited
             return no_update
-        new = with_options(view, ID, **settings(chosen))
+        new = with_options(view, ID, **_settings(chosen))
         return no_update if options_of(new, ID) == options_of(view, ID) else new
-
-    @app.callback(
-        *(Output(*value) for value in values),
-        Output(f"{ID}-pool", "data"),
-        Output(f"{ID}-stream", "data"),
-        Input(_SHOWN, "data"),
-        *(State(*value) for value in values),
-    )
-    def follow(shown: Any, *there: Any) -> Any:
-        """What an address or another page asked for stands in the boxes."""
-        if not _mine(shown):
-            return (no_update,) * (len(values) + 2)
-        moment = library.loaded(shown["item"], shown["device"]).moment(shown["event"])
-        choices = live_data.pool_choices(moment), live_data.stream_choices(moment)
-        options = options_of(shown, ID)
-        if {k: v for k, v in settings(there).items() if v is not None} == options:
-            return (*(no_update,) * len(values), *choices)
-        wished = [options.get(name) or ("" if name in _TEXTS else None) for name in names]
-        wished[-1] = options.get("group") or "block"
-        return (*wished, bool(options.get("frames")), *choices)
 
 
 def _register_drawing(app: dash.Dash, library: Library) -> None:
+    choices = [Output(f"{ID}-{name}", "data") for name in ("pool", "stream")]
+
     @app.callback(
-        Output(f"{ID}-totals", "children"),
-        Output(f"{ID}-flame", "figure"),
-        Output(f"{ID}-problem", "children"),
-        Output(f"{ID}-table", "columnDefs"),
-        Output(f"{ID}-themed", "data-ag-theme-mode"),
-        Input(_SHOWN, "data"),
-        State(f"{ID}-table", "columnDefs"),
+        {
+            "drawn": [
+                Output(f"{ID}-totals", "children"),
+                Output(f"{ID}-flame", "figure"),
+                Output(f"{ID}-problem", "children"),
+            ],
+            "columns": Output(f"{ID}-table", "columnDefs"),
+            "theme": Output(f"{ID}-themed", "data-ag-theme-mode"),
+            "boxes": [Output(*value) for value in _VALUES],
+            "choices": choices,
+            "details": _details_outputs(allow_duplicate=True),
+        },
+        {
+            "shown": Input(_SHOWN, "data"),
+            "columns": State(f"{ID}-table", "columnDefs"),
+            "theme": State(f"{ID}-themed", "data-ag-theme-mode"),
+            "boxes": [State(*value) for value in _VALUES],
+            "choices": [State(one.component_id, "data") for one in choices],
+            "rows": State(f"{ID}-table", "selectedRows"),
+        },
+        prevent_initial_call=True,
     )
-    def draw(shown: Any, columns: Any) -> Any:
+    def draw(shown: Any, columns: Any, theme: Any, boxes: Any, choices: Any, rows: Any) -> Any:
+        """All of the page but the table at once: one request for each step, and in the answer only what is
+        new."""
         if not _mine(shown):
-            return (no_update,) * 5
+            raise PreventUpdate
         options = options_of(shown, ID)
         wished = _PLACE_COLUMNS if options.get("group") == "place" else _BLOCK_COLUMNS
-        wished = no_update if columns and len(columns) == len(wished) else wished
-        try:
-            loaded = library.loaded(shown["item"], shown["device"])
-            live = live_of(loaded, shown["event"])
-            wanted = wanted_of(options)
-            some = live_data.chosen(live, wanted)
-        except OomdoctorError as error:
-            # Nothing of what was shown before: it is not what the boxes ask for.
-            return "", figures.nothing(shown["theme"]), alert(error), wished, shown["theme"]
-        tree = flame_of(some, all_frames=bool(options.get("frames")))
-        figure = figures.flame(tree, live.total_bytes, theme=shown["theme"])
-        problem = _nothing(live, some)
-        return totals_text(loaded, some, wanted), figure, problem, wished, shown["theme"]
+        loaded = library.loaded(shown["item"], shown["device"])
+        moment = loaded.moment(shown["event"])
+        offered = [live_data.pool_choices(moment), live_data.stream_choices(moment)]
+        return {
+            "drawn": _drawn(loaded, shown),
+            "columns": no_update if columns and len(columns) == len(wished) else wished,
+            "theme": no_update if theme == shown["theme"] else shown["theme"],
+            "boxes": _boxes(options, boxes),
+            "choices": [no_update if new == old else new for new, old in zip(offered, choices)],
+            "details": _details_of(loaded, shown, rows) if rows else [no_update] * 4,
+        }
 
     app.clientside_callback(
         ClientsideFunction("oomdoctor", "refreshLive"),
@@ -384,6 +394,21 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         return {"rowData": live_data.page_of(table, order, start, stop), "rowCount": len(table)}
 
 
+def _drawn(loaded: Loaded, shown: View) -> tuple[Any, ...]:
+    """Totals, flame graph and what there is to say in their place."""
+    options = options_of(shown, ID)
+    try:
+        live = live_of(loaded, shown["event"])
+        wanted = wanted_of(options)
+        some = live_data.chosen(live, wanted)
+    except OomdoctorError as error:
+        # Nothing of what was shown before: it is not what the boxes ask for.
+        return "", figures.nothing(shown["theme"]), alert(error)
+    tree = flame_of(some, all_frames=bool(options.get("frames")))
+    figure = figures.flame(tree, live.total_bytes, theme=shown["theme"])
+    return totals_text(loaded, some, wanted), figure, _nothing(live, some)
+
+
 def _nothing(live: live_data.Live, some: live_data.Live) -> Any:
     if not len(live):
         return alert(
@@ -394,38 +419,47 @@ def _nothing(live: live_data.Live, some: live_data.Live) -> Any:
     return None
 
 
+def _details_outputs(**options: Any) -> list[Output]:
+    names = (("details", "children"), ("born", "data"), ("jump", "style"), ("jump", "children"))
+    return [Output(f"{ID}-{name}", prop, **options) for name, prop in names]
+
+
+def _details_of(loaded: Loaded, shown: View, rows: Any) -> Any:
+    """The stack of what was chosen in the table, when it was allocated, and the way there."""
+    hidden = {"display": "none"}
+    if not rows:
+        return _hint(), None, hidden, no_update
+    try:
+        live = live_data.chosen(live_of(loaded, shown["event"]), wanted_of(options_of(shown, ID)))
+    except OomdoctorError as error:
+        return alert(error), None, hidden, no_update
+    stack, mine = live_data.stack_to_show(live, str(rows[0].get("id")))
+    if not len(mine):
+        gone = "It is not live at this moment, or not among what is chosen."
+        return dmc.Text(gone, size="sm", c="dimmed"), None, hidden, no_update
+    births = live.moment.birth[live.rows[mine]]
+    born = int(births.min())
+    word = "Go to its allocation" if len(mine) == 1 else "Go to its oldest allocation"
+    panel = _stack_panel(loaded, live, mine, stack)
+    if born == UNKNOWN:
+        return panel, None, hidden, no_update
+    return panel, born, {}, f"{word}, event {born:,}"
+
+
+def _hint() -> Any:
+    return dmc.Text("Choose a row to see the call stack of its allocation.", size="sm", c="dimmed")
+
+
 def _register_details(app: dash.Dash, library: Library) -> None:
     @app.callback(
-        Output(f"{ID}-details", "children"),
-        Output(f"{ID}-born", "data"),
-        Output(f"{ID}-jump", "style"),
-        Output(f"{ID}-jump", "children"),
+        _details_outputs(),
         Input(f"{ID}-table", "selectedRows"),
-        Input(_SHOWN, "data"),
+        State(_SHOWN, "data"),
     )
     def details(rows: Any, shown: Any) -> Any:
-        hidden = {"display": "none"}
         if not _mine(shown):
             return (no_update,) * 4
-        if not rows:
-            hint = "Choose a row to see the call stack of its allocation."
-            return dmc.Text(hint, size="sm", c="dimmed"), None, hidden, no_update
-        loaded = library.loaded(shown["item"], shown["device"])
-        try:
-            live = live_data.chosen(live_of(loaded, shown["event"]), wanted_of(options_of(shown, ID)))
-        except OomdoctorError as error:
-            return alert(error), None, hidden, no_update
-        stack, mine = live_data.stack_to_show(live, str(rows[0].get("id")))
-        if not len(mine):
-            gone = "It is not live at this moment, or not among what is chosen."
-            return dmc.Text(gone, size="sm", c="dimmed"), None, hidden, no_update
-        births = live.moment.birth[live.rows[mine]]
-        born = int(births.min())
-        word = "Go to its allocation" if len(mine) == 1 else "Go to its oldest allocation"
-        panel = _stack_panel(loaded, live, mine, stack)
-        if born == UNKNOWN:
-            return panel, None, hidden, no_update
-        return panel, born, {}, f"{word}, event {born:,}"
+        return _details_of(library.loaded(shown["item"], shown["device"]), shown, rows)
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),

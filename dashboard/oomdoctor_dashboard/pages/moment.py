@@ -181,23 +181,14 @@ def _register_browser(app: dash.Dash) -> None:
         *(Input(f"{ID}-{name}", "n_clicks") for name, _, _ in _BUTTONS),
         *(Input(f"{ID}-{name}", "n_clicks") for name in ("allocated", "reserved", "oom")),
         Input(f"{ID}-tick", "n_intervals"),
-        Input(f"{ID}-event", "value"),
+        # Not its value, which each step sets.
+        Input(f"{ID}-event", "n_submit"),
+        Input(f"{ID}-event", "n_blur"),
         State(ids.VIEW, "data"),
         State(f"{ID}-info", "data"),
         State(f"{ID}-by", "value"),
         State(f"{ID}-speed", "value"),
         State(f"{ID}-line", "data-event"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor_moment", "play"),
-        Output(f"{ID}-tick", "disabled"),
-        Output(f"{ID}-tick", "interval"),
-        Output(f"{ID}-play", "children"),
-        Input(f"{ID}-play", "n_clicks"),
-        Input(f"{ID}-speed", "value"),
-        Input(ids.VIEW, "data"),
-        State(f"{ID}-tick", "disabled"),
-        State(f"{ID}-info", "data"),
+        State(f"{ID}-event", "value"),
         prevent_initial_call=True,
     )

@@ -19,7 +19,7 @@ from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.segments import segment_figure
-from oomdoctor_dashboard.gates import shown_id, shown_store
+from oomdoctor_dashboard.gates import has_just_come, shown_id
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import NO_PLACE, places_of, stream_name
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
@@ -54,7 +54,6 @@ def layout() -> Any:
     select: dict[str, Any] = {"size": "xs", "allowDeselect": False}
     return html.Div(
         [
-            shown_store(ID),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-pointed"),
             dcc.Store(id=f"{ID}-picked"),
@@ -353,7 +352,7 @@ def _register_options(app: dash.Dash) -> None:
     def choose(
         pool: str, stream: str, alone: str, colour: str, holes: bool, view: Optional[View], drawn: Any
     ) -> Any:
-        if view is None or view["tab"] != ID or drawn is None:
+        if has_just_come() or view is None or view["tab"] != ID or drawn is None:
             return no_update
         pool, alone, colour = pool or "all", alone or "all", colour or "state"
         new = with_options(

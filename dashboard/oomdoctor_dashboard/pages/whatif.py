@@ -17,7 +17,7 @@ from oomdoctor.allocator.release_bounds import named
 from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import whatif as figures
-from oomdoctor_dashboard.gates import shown_id, shown_store
+from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.reading_help import reading_help
@@ -64,10 +64,8 @@ _COLUMNS = [
 def layout() -> Any:
     return html.Div(
         [
-            shown_store(ID),
             dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
             dcc.Interval(id=f"{ID}-advice-poll", interval=_POLL_MS, disabled=True),
-            dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-advice-drawn"),
             html.Div(id=f"{ID}-nothing"),
             html.Div(
@@ -352,11 +350,6 @@ def register(app: dash.Dash, library: Library) -> None:
     _register_advice(app, library, kept)
 
 
-def _pressed(button: str) -> bool:
-    """Whether a button of this page was pressed. On a busy page it may come together with other changes."""
-    return f"{ID}-{button}.n_clicks" in dash.ctx.triggered_prop_ids
-
-
 def _current(shown: Any, library: Library) -> Optional[Loaded]:
     """What is shown, where this page is open."""
     if not shown or shown["tab"] != ID or not shown["item"]:
@@ -425,12 +418,12 @@ def _register_form(app: dash.Dash, library: Library) -> None:
     )
     def take(given: dict[str, Any], _: Any, view: Any, shown: Any) -> Any:
         loaded = _current(shown, library)
-        if loaded is None or not view or view["tab"] != ID:
+        if loaded is None or not view or view["tab"] != ID or has_just_come():
             return no_update
         triggered = {
             str(one).rpartition(".")[0].removeprefix(f"{ID}-") for one in dash.ctx.triggered_prop_ids
         }
-        if "reset" in triggered:
+        if pressed(f"{ID}-reset"):
             return with_options(view, ID, **dict.fromkeys(_OWN))
         options = options_of(view, ID)
         new = whatif_form.taken(
@@ -498,8 +491,8 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         Input(f"{ID}-csv", "n_clicks"),
         prevent_initial_call=True,
     )
-    def save(_: Any) -> bool:
-        return True
+    def save(clicks: Any) -> bool:
+        return bool(clicks)
 
 
 def _stretch(relayout: dict[str, Any], events: int) -> Optional[tuple[Optional[int], Optional[int]]]:
@@ -583,9 +576,9 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
             key,
             f"Replaying {loaded.events:,} events",
             lambda job: whatif_data.answer(loaded, asked),
-            again=_pressed("again"),
+            again=pressed(f"{ID}-again"),
         )
-        if _pressed("cancel"):
+        if pressed(f"{ID}-cancel"):
             job.cancel()
         job.wait(_AT_ONCE)
         if job.state == "running":
@@ -735,7 +728,7 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
         which = (item.run, dump) if everywhere else (item.key, shown["device"])
         key = (ID, "search", which, capacity)
         job = library.jobs.get(key)
-        if _pressed("search"):
+        if pressed(f"{ID}-search"):
             job = kept.start(
                 key,
                 "Searching",
@@ -746,9 +739,9 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
             )
         if job is None:
             return out
-        if _pressed("advice-cancel"):
+        if pressed(f"{ID}-advice-cancel"):
             job.cancel()
-        if _pressed("search"):
+        if pressed(f"{ID}-search"):
             job.wait(_AT_ONCE)
         if job.state == "running":
             value = 100 * job.done / whatif_advice.WHOLE
