@@ -39,7 +39,7 @@ def stores(pages: Sequence[str]) -> list[Any]:
 
 def place_of(page: str) -> Any:
     """Where a page comes to stand."""
-    return html.Div(id=f"{page}-page")
+    return html.Div(id=f"{page}-place")
 
 
 def has_just_come() -> bool:
@@ -62,7 +62,7 @@ def open_gates(app: dash.Dash, pages: Mapping[str, ModuleType]) -> None:
     """
 
     @app.callback(
-        *(Output(f"{page}-page", "children") for page in pages),
+        *(Output(f"{page}-place", "children") for page in pages),
         Output("mounted", "data"),
         Input("tabs", "value"),
         State("mounted", "data"),

@@ -127,6 +127,33 @@ def test_an_address_shows_the_same_again(tab: Tab) -> None:
     assert tab.page.locator("html").get_attribute("data-mantine-color-scheme") == "dark"
 
 
+_ASKED = {
+    "segments": {"pool": "large", "colour": "stack", "holes": True},
+    "live": {"text": "linear", "size": "1 MiB", "group": "place", "frames": True},
+    "fragmentation": {"what": "hole_bytes", "later": "1000", "unit": "count"},
+    "whatif": {"conf": "max_split_size_mb:128", "capacity": "2GiB"},
+}
+
+
+@pytest.mark.parametrize("name", list(_ASKED))
+def test_what_an_address_asks_for_stays_when_its_page_comes(tab: Tab, name: str) -> None:
+    """Dash calls what looks after a choice when the boxes appear, and nobody has chosen then."""
+    tab.open(f"?tab={name}&event=5000&options=" + quote(json.dumps({name: _ASKED[name]})))
+    tab.drawn()
+    tab.page.wait_for_selector(f"#{name}-themed, #{name}-graph, #{name}-panel", state="attached")
+    tab.rest(800)
+    for _ in range(2):
+        assert json.loads(tab.query()["options"]) == {name: _ASKED[name]}
+        tab.tab("overview")
+        tab.tab(name)
+    assert tab.query()["event"] == "5000"
+    shown = {"segments": "colour", "live": "text", "fragmentation": "what", "whatif": "conf"}[name]
+    words = {"segments": "colour by stack", "live": "linear", "fragmentation": "in holes, every pool"}
+    box = tab.page.locator(f"#{name}-{shown}")
+    assert box.input_value() == words.get(name, "max_split_size_mb:128")
+    assert tab.page.locator(f"#{name}-problem [role=alert]").count() == 0
+
+
 def test_keys_step_and_do_not_while_one_types(tab: Tab) -> None:
     tab.open("?event=100")
     tab.drawn()

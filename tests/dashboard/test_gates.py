@@ -1,0 +1,52 @@
+"""Pages that come when they are opened: what callbacks speak of is there, and nothing is taken for a choice."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oomdoctor_dashboard.app import LATER, create_app
+from oomdoctor_dashboard.library import Library
+
+TRACES = Path(__file__).parent.parent.parent / "traces"
+
+
+@pytest.fixture
+def library() -> Any:
+    library = Library()
+    library.add(str(TRACES / "llama-2-layers-to-the-end"))
+    yield library
+    library.close()
+
+
+def ids_of(component: Any) -> set[str]:
+    found = {str(one.id) for one in component._traverse() if getattr(one, "id", None) is not None}
+    return found | ({str(component.id)} if getattr(component, "id", None) is not None else set())
+
+
+def test_every_callback_speaks_of_what_is_there(library: Library) -> None:
+    """Dash does not look after it, for pages come later."""
+    app = create_app(library)
+    there = ids_of(app.layout())
+    for name in LATER:
+        page = importlib.import_module(f"oomdoctor_dashboard.pages.{name}").layout()
+        mine = ids_of(page)
+        assert not mine & there, "twice on the page"
+        there |= mine
+    spoken = set()
+    for name, entry in app.callback_map.items():
+        outputs = name.strip(".").split("...") if name.startswith("..") else [name]
+        spoken |= {one.rsplit(".", 1)[0] for one in outputs}
+        spoken |= {one["id"] for one in (*entry["inputs"], *entry["state"])}
+    made = {one for one in spoken if one.startswith("{")}
+    assert {json.loads(one)["type"].split("-")[0] for one in made} == {"segments"}
+    assert spoken - made - there == set()
+
+
+def test_what_comes_later_is_not_there_at_first(library: Library) -> None:
+    there = ids_of(create_app(library).layout())
+    assert {"overview-table", "whatif-drawn", *(f"{name}-place" for name in LATER)} <= there
+    assert not there & {"segments-graph", "live-table", "fragmentation-over", "whatif-graph", "compare-graph"}
