@@ -6,7 +6,6 @@ import hashlib
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,9 @@ class Flame:
         files: short path of the file, "" for what is no frame; boxes of one file have one colour.
         bytes, blocks: of all that is below. The bytes of children never add up to more than their parent's.
         depth: levels, the root's included.
+        paths: what to zoom to where a node is chosen: numbers of its frames from the outermost on, with dots
+            between; "" for the root. Of what was gathered, its parent's.
+        above: how many nodes at the beginning are those above the one that was zoomed to.
     """
 
     ids: list[str]
@@ -43,6 +45,8 @@ class Flame:
     bytes: list[int]
     blocks: list[int]
     depth: int
+    paths: list[str]
+    above: int
 
 
 @dataclass
@@ -53,23 +57,35 @@ class _Node:
     children: dict[int, _Node]
 
 
-def flame_of(live: Live, *, all_frames: bool = False, most: int = MOST_NODES) -> Flame:
+def flame_of(live: Live, *, all_frames: bool = False, most: int = MOST_NODES, zoom: str = "") -> Flame:
     """The live blocks by stack, the outermost frame at the root.
 
     Args:
         all_frames: also torch's, Python's own and C++; without them only those that tell, and of a stack
             that has none its one telling frame.
-        most: nodes; the smallest are gathered, so that bytes stay what they are.
+        most: nodes below what is zoomed to; the smallest are gathered, so that bytes stay what they are.
+        zoom: path of a node: only what leads to it, and what is below. As far as there are such nodes.
     """
     stacks = live.places.stacks
-    root = _tree(live, stacks, all_frames)
-    floor = root.bytes * _SMALLEST_SHARE
+    way = _way(_tree(live, stacks, all_frames), zoom)
+    floor = way[-1].bytes * _SMALLEST_SHARE
     keep = most
     while True:
-        flame = _listed(root, stacks, floor, keep)
-        if len(flame.ids) <= most:
+        flame = _listed(way, stacks, floor, keep)
+        if len(flame.ids) - flame.above <= most:
             return flame
         keep = max(1, keep * 4 // 5)
+
+
+def _way(root: _Node, zoom: str) -> list[_Node]:
+    """The nodes from the root to the one of a path, or to the last that there is."""
+    way = [root]
+    for frame in zoom.split("."):
+        child = way[-1].children.get(int(frame)) if frame.lstrip("-").isdigit() else None
+        if child is None:
+            break
+        way.append(child)
+    return way
 
 
 def _tree(live: Live, stacks: Stacks, all_frames: bool) -> _Node:
@@ -112,8 +128,10 @@ def _only_telling(stacks: Stacks, stack: int) -> list[int]:
     return [int(stacks.flat[stacks.starts[stack] + frames.index(first)])]
 
 
-def _listed(root: _Node, stacks: Stacks, floor: float, keep: int) -> Flame:
-    """The ``keep`` largest nodes, and one more for what was left out under each."""
+def _listed(way: list[_Node], stacks: Stacks, floor: float, keep: int) -> Flame:
+    """The last of ``way`` and the ``keep`` largest nodes below, one more for what was left out under each;
+    and what leads there."""
+    root = way[-1]
     kept: set[int] = {id(root)}
     tie = 0
     heap: list[tuple[int, int, _Node]] = [(0, 0, root)]
@@ -124,16 +142,18 @@ def _listed(root: _Node, stacks: Stacks, floor: float, keep: int) -> Flame:
             if child.bytes >= floor:
                 tie += 1
                 heapq.heappush(heap, (-child.bytes, tie, child))
-    out = Flame([], [], [], [], [], [], [], 0)
+    out = Flame([], [], [], [], [], [], [], 0, [], len(way) - 1)
     depth = 0
-    todo: list[tuple[_Node, Optional[str], int]] = [(root, None, 1)]
+    parent, path = "", ""
+    for node in way[:-1]:
+        parent, path = _add(out, node, parent, path, stacks)
+    todo: list[tuple[_Node, str, str, int]] = [(root, parent, path, len(way))]
     while todo:
-        node, parent, level = todo.pop()
+        node, parent, path, level = todo.pop()
         depth = max(depth, level)
-        name = ROOT if parent is None else _id(parent, str(node.frame))
-        _add(out, node, name, parent or "", stacks)
+        name, path = _add(out, node, parent, path, stacks)
         others = [child for child in node.children.values() if id(child) not in kept]
-        todo += [(child, name, level + 1) for child in node.children.values() if id(child) in kept]
+        todo += [(child, name, path, level + 1) for child in node.children.values() if id(child) in kept]
         if others:
             depth = max(depth, level + 1)
             word = "other" if len(others) == 1 else "others"
@@ -142,6 +162,7 @@ def _listed(root: _Node, stacks: Stacks, floor: float, keep: int) -> Flame:
             out.labels.append(f"{len(others)} {word}")
             out.details.append("too small to be drawn on their own")
             out.files.append("")
+            out.paths.append(path)
             out.bytes.append(sum(child.bytes for child in others))
             out.blocks.append(sum(child.blocks for child in others))
     return Flame(**{**vars(out), "depth": depth})
@@ -152,7 +173,10 @@ def _id(parent: str, name: str) -> str:
     return hashlib.blake2b(f"{parent}/{name}".encode(), digest_size=8).hexdigest()
 
 
-def _add(out: Flame, node: _Node, name: str, parent: str, stacks: Stacks) -> None:
+def _add(out: Flame, node: _Node, parent: str, above: str, stacks: Stacks) -> tuple[str, str]:
+    """Its id and path; ``above`` is its parent's path."""
+    name = _id(parent, str(node.frame)) if parent else ROOT
+    path = (f"{above}." if above else "") + str(node.frame) if parent else ""
     label, detail, file = "all that is shown", "", ""
     if node.frame == -2:
         label = NO_PLACE
@@ -168,3 +192,34 @@ def _add(out: Flame, node: _Node, name: str, parent: str, stacks: Stacks) -> Non
     out.files.append(file)
     out.bytes.append(node.bytes)
     out.blocks.append(node.blocks)
+    out.paths.append(path)
+    return name, path
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A flame laid out: for each node its level from 0 at the top, and where it begins and ends, in bytes of
+    the node that was zoomed to. Those above it are as wide."""
+
+    level: NDArray[np.int64]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+
+
+def boxes_of(flame: Flame) -> Boxes:
+    """Children from the left, the largest first."""
+    count = len(flame.ids)
+    level, low, high = (np.zeros(count, np.int64) for _ in range(3))
+    number = {name: i for i, name in enumerate(flame.ids)}
+    below: dict[int, list[int]] = {}
+    for i, parent in enumerate(flame.parents):
+        if i > flame.above:
+            below.setdefault(number[parent], []).append(i)
+    level[: flame.above + 1] = np.arange(flame.above + 1)
+    high[: flame.above + 1] = flame.bytes[flame.above] if count else 0
+    for i in range(flame.above, count):
+        at = int(low[i])
+        for child in sorted(below.get(i, ()), key=lambda one: -flame.bytes[one]):
+            level[child], low[child], high[child] = level[i] + 1, at, at + flame.bytes[child]
+            at = int(high[child])
+    return Boxes(level, low, high)

@@ -378,6 +378,44 @@ def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
         assert format_bytes(by_address[address]["bytes"]) in panel
 
 
+_BOX = """label => {
+  const graph = document.querySelector('#live-flame .js-plotly-plot');
+  const box = graph.layout.meta.findIndex(one => one[1].startsWith(label));
+  const trace = graph._fullData.find(one => Array.isArray(one.meta) && one.meta.includes(box));
+  const at = 5 * trace.meta.indexOf(box);
+  const {xaxis, yaxis} = graph._fullLayout;
+  graph.scrollIntoView({block: 'center'});
+  const frame = graph.getBoundingClientRect();
+  return [
+    frame.left + xaxis._offset + xaxis.l2p((trace.x[at] + trace.x[at + 1]) / 2),
+    frame.top + yaxis._offset + yaxis.l2p((trace.y[at] + trace.y[at + 2]) / 2),
+  ];
+}"""
+
+
+def test_a_click_in_the_flame_graph_zooms_and_stays_while_one_steps(tab: Tab) -> None:
+    tab.open("?tab=live&event=5000")
+    tab.drawn()
+    tab.page.wait_for_selector("#live-flame .scatterlayer path", timeout=60_000)
+    tab.rest()
+    tab.page.mouse.move(*tab.page.evaluate(_BOX, "build_model"))
+    tab.page.wait_for_function(
+        "document.querySelector('.od-tooltip')?.innerText.startsWith('build_model')", timeout=60_000
+    )
+    assert "of all that is live" in tab.text(".od-tooltip")
+    tab.page.mouse.click(*tab.page.evaluate(_BOX, "build_model"))
+    tab.page.wait_for_function("location.search.includes('zoom')", timeout=60_000)
+    tab.rest()
+    widest = "() => document.querySelector('#live-flame .js-plotly-plot').layout.xaxis.range[1]"
+    near = tab.page.evaluate(widest)
+    step_right(tab, to=5001)
+    assert tab.page.evaluate(widest) == near
+    tab.page.mouse.click(*tab.page.evaluate(_BOX, "all that is shown"))
+    tab.page.wait_for_function("!location.search.includes('zoom')", timeout=60_000)
+    tab.rest()
+    assert tab.page.evaluate(widest) > near
+
+
 def test_what_if_says_what_replay_says(tab: Tab) -> None:
     tab.open("?tab=whatif")
     tab.drawn()

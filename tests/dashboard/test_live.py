@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oomdoctor_dashboard.figures.live import flame
+from oomdoctor_dashboard.figures.live import boxes, flame
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import (
     NO_PLACE,
@@ -24,7 +24,7 @@ from oomdoctor_dashboard.live_data import (
     stack_to_show,
 )
 from oomdoctor_dashboard.live_filter import Age, Bounds, Wanted, age_bounds, size_bounds, wanted_of
-from oomdoctor_dashboard.live_flame import flame_of
+from oomdoctor_dashboard.live_flame import Flame, boxes_of, flame_of
 from oomdoctor_dashboard.pages.live import live_of, table_of, totals_text
 from oomdoctor_dashboard.view import changed, with_options
 
@@ -33,7 +33,7 @@ from oomdoctor.diagnosis.inspection import inspect_device
 from oomdoctor.errors import UsageError
 from oomdoctor.reporters.inspect_json import document
 from oomdoctor.snapshot.stacks import NO_STACK
-from oomdoctor.units import KIB, MIB
+from oomdoctor.units import KIB, MIB, format_bytes
 from tests.allocator.recorded_by_heap import recorded
 from tests.snapshot.building import LIBRARY, TORCH, USER, event, frame, hole, live, pending, segment, snapshot
 
@@ -413,12 +413,92 @@ def test_the_figure(llama: Loaded, theme: str) -> None:
     assert "100.0%" in json.dumps(trace.customdata[0])
 
 
+def lie_within(tree: Flame) -> None:
+    """Boxes are as wide as their bytes, a level below their parents and within them, and beside one another."""
+    laid = boxes_of(tree)
+    number = {name: i for i, name in enumerate(tree.ids)}
+    top = range(tree.above + 1)
+    assert laid.level[: tree.above + 1].tolist() == list(top)
+    assert {(low, high) for low, high in zip(laid.low[top], laid.high[top])} == {(0, tree.bytes[tree.above])}
+    for i, parent in enumerate(tree.parents):
+        if i > tree.above:
+            up = number[parent]
+            assert laid.level[i] == laid.level[up] + 1
+            assert laid.low[up] <= laid.low[i] <= laid.high[i] <= laid.high[up]
+            assert laid.high[i] - laid.low[i] == tree.bytes[i]
+    assert laid.level.max() + 1 == tree.depth
+    for level in range(tree.depth):
+        mine = np.flatnonzero(laid.level == level)
+        mine = mine[np.argsort(laid.low[mine])]
+        assert (laid.high[mine[:-1]] <= laid.low[mine[1:]]).all()
+
+
+@pytest.mark.parametrize("all_frames", [False, True])
+def test_zooming_shows_what_leads_there_and_what_is_below(llama: Loaded, all_frames: bool) -> None:
+    found = live_of(llama, 5000)
+    whole = flame_of(found, all_frames=all_frames)
+    lie_within(whole)
+    assert (whole.above, whole.paths[0]) == (0, "")
+    deep = [i for i, path in enumerate(whole.paths) if path.count(".") == 2]
+    assert len(deep) > 1
+    for i in deep:
+        near = flame_of(found, all_frames=all_frames, zoom=whole.paths[i])
+        lie_within(near)
+        assert near.above == 3
+        assert near.paths[3] == whole.paths[i]
+        at = whole.paths.index(whole.paths[i])  # of others it is their parent's
+        assert (near.ids[3], near.bytes[3], near.labels[3]) == (
+            whole.ids[at],
+            whole.bytes[at],
+            whole.labels[at],
+        )
+        again = flame_of(found, all_frames=all_frames, zoom=whole.paths[i] + ".999999.7")
+        assert again == near, "as far as there are such nodes"
+    for strange in ("x", "-5", "..", "99999999999999999999", "1.2.3"):
+        assert flame_of(found, all_frames=all_frames, zoom=strange).above == 0
+
+
+def test_what_is_too_small_is_seen_nearer(llama: Loaded) -> None:
+    found = live_of(llama, None)
+    whole = flame_of(found, all_frames=True, most=12)
+    (others, *_) = (i for i, label in enumerate(whole.labels) if label.endswith("others"))
+    near = flame_of(found, all_frames=True, most=12, zoom=whole.paths[others])
+    assert len(near.ids) - near.above <= 12
+    assert set(near.ids) - set(whole.ids)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_boxes(llama: Loaded, theme: str) -> None:
+    found = live_of(llama, None)
+    tree = flame_of(found)
+    figure = boxes(tree, found.total_bytes, 1400, theme=theme)
+    *areas, labels = figure.data
+    drawn = sorted(i for trace in areas for i in trace.meta)
+    assert drawn == list(range(len(tree.ids)))
+    assert [row[0] for row in figure.layout.meta] == tree.paths
+    assert "100.0% of all that is live" in figure.layout.meta[0][-1]
+    corners = {i: box for trace in areas for i, box in zip(trace.meta, np.asarray(trace.x).reshape(-1, 5))}
+    for i, size in enumerate(tree.bytes):
+        assert corners[i][1] - corners[i][0] == pytest.approx(size, abs=found.total_bytes / 100_000)
+    assert labels.text[0] == f"all that is shown  <b>{format_bytes(found.bytes)}</b>"
+    narrow = boxes(tree, found.total_bytes, 300, theme=theme).data[-1]
+    assert len(narrow.text) < len(labels.text)
+    assert len(figure.to_json()) < 100_000
+    deep = max(tree.paths, key=lambda path: path.count("."))
+    near = boxes(flame_of(found, zoom=deep), found.total_bytes, 1400, theme=theme)
+    assert near.data[-2].opacity < 1, "what leads there stands back"
+
+
 def test_what_a_snapshot_names_is_text_and_never_markup(tmp_path: Path) -> None:
     bad = frame("<b>x</b>", "/home/me/<a href='http://e'>.py", 1)
     found = live_of(opened(snapshot(segment(1 << 40, live(MIB, stack=[bad]))), tmp_path), None)
     (trace,) = flame(flame_of(found), found.total_bytes).data
     assert "&lt;b&gt;x&lt;/b&gt;" in trace.labels[1]
     assert "<a" not in trace.labels[1] + trace.customdata[1][0]
+    figure = boxes(flame_of(found), found.total_bytes, 1400)
+    assert "&lt;b&gt;x&lt;/b&gt;" in figure.data[-1].text[1]
+    # Of these the browser makes text.
+    assert figure.layout.meta[1][1].startswith("<b>x</b>")
 
 
 # ---- what may be missing ----

@@ -5,7 +5,8 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     if (!shown) {
       return window.dash_clientside.no_update;
     }
-    const chosen = JSON.stringify([shown.item, shown.device, shown.options && shown.options.live]);
+    const { zoom, ...wanted } = (shown.options && shown.options.live) || {}; // of the flame graph alone
+    const chosen = JSON.stringify([shown.item, shown.device, wanted]);
     window.dash_ag_grid.getApiAsync("live-table").then(function (grid) {
       if (chosen === before) {
         grid.refreshInfiniteCache(); /* the moment moved: rows change in place */

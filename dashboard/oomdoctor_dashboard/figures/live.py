@@ -6,13 +6,19 @@ import html
 import zlib
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
-from oomdoctor_dashboard.live_flame import Flame
+from oomdoctor_dashboard.figures.boxes import filled, outline
+from oomdoctor_dashboard.live_flame import Boxes, Flame, boxes_of
 
 _LEVEL_PX = 23
+# Of a level's height, what a box fills.
+_TALL = 0.94
+# A letter's width at most, nearly; fewer letters say nothing.
+_LETTER_PX, _LEAST_LETTERS = 6.6, 4
 _LEAST_PX = 120
 # Of deep stacks the box scrolls.
 _MOST_PX = 2400
@@ -49,6 +55,81 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
     }
     height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 30), _MOST_PX)
     return go.Figure([trace], _layout(theme, height))
+
+
+def boxes(tree: Flame, total_bytes: int, width: int, *, theme: str = "light") -> go.Figure:
+    """The same as boxes that assets/boxes.js knows: plotly takes half a second to draw an icicle of so many
+    nodes with their labels, and a tenth for this.
+
+    ``meta`` of the layout has of each node its path and the lines to show of it.
+
+    Args:
+        width: pixels there are; labels are cut to fit.
+    """
+    laid = boxes_of(tree)
+    whole = max(int(laid.high[tree.above]), 1) if tree.ids else 1
+    fills = [_colour(*node) for node in zip(tree.parents, tree.files)]
+    traces = []
+    for fill in dict.fromkeys(fills):
+        mine = np.array([i for i, one in enumerate(fills) if one == fill])
+        area = filled(laid.level[mine], laid.low[mine], laid.high[mine], fill, _TALL)
+        # What leads to what was zoomed to stands back.
+        traces.append({**area, "meta": mine.tolist(), "showlegend": False})
+    if tree.above:
+        above = np.arange(tree.above)
+        veil = filled(laid.level[above], laid.low[above], laid.high[above], colours.paper(theme), _TALL)
+        traces.append({**veil, "opacity": 0.45, "showlegend": False})
+    inks = [colours.ink(theme) if i < tree.above else _readable(fill) for i, fill in enumerate(fills)]
+    traces.append(_labels(tree, laid, inks, whole / width))
+    edges = "".join(
+        f"M{end},{level - _TALL / 2:g}V{level + _TALL / 2:g}"
+        for level, low, end in zip(laid.level.tolist(), laid.low.tolist(), laid.high.tolist())
+        if end - low > whole / width * 4
+    )
+    hidden = {"visible": False, "fixedrange": True}
+    height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 8), _MOST_PX)
+    layout = {
+        **_layout(theme, height),
+        "xaxis": {**hidden, "range": [0, whole]},
+        "yaxis": {**hidden, "range": [tree.depth - 0.5, -0.5]},
+        "shapes": [outline(edges, colours.paper(theme), 1, "border")] if edges else [],
+        "dragmode": False,
+        "meta": [[path, *lines] for path, lines in zip(tree.paths, _said(tree, total_bytes))],
+    }
+    return go.Figure(traces, layout)
+
+
+def _labels(tree: Flame, laid: Boxes, inks: list[str], scale: float) -> dict[str, Any]:
+    """Text in the boxes that have room for some; ``scale``: bytes of a pixel."""
+    x, y, texts, colour = [], [], [], []
+    for i, (low, high) in enumerate(zip(laid.low.tolist(), laid.high.tolist())):
+        letters = int(((high - low) / scale - 10) / _LETTER_PX)
+        size = format_bytes(tree.bytes[i])
+        if letters < _LEAST_LETTERS:
+            continue
+        label = tree.labels[i]
+        if len(label) + 2 + len(size) <= letters:
+            text = f"{_escaped(label)}  <b>{size}</b>"
+        else:
+            text = _escaped(label if len(label) <= letters else label[: letters - 1] + "…")
+        x.append(low + 4 * scale)
+        y.append(int(laid.level[i]))
+        texts.append(text)
+        colour.append(inks[i])
+    return {
+        "type": "scatter", "mode": "text", "x": x, "y": y, "text": texts, "textposition": "middle right",
+        "textfont": {"size": 12, "color": colour}, "hoverinfo": "skip", "showlegend": False,
+    }  # fmt: skip
+
+
+def _said(tree: Flame, total_bytes: int) -> list[list[str]]:
+    """What is said of each node where a pointer rests on it."""
+    out = []
+    for label, detail, size, blocks in zip(tree.labels, tree.details, tree.bytes, tree.blocks):
+        share = f", {size / total_bytes:.1%} of all that is live" if total_bytes else ""
+        count = "1 block" if blocks == 1 else f"{blocks:,} blocks"
+        out.append([label, *([detail] if detail else []), f"{format_bytes(size)} in {count}{share}"])
+    return out
 
 
 def nothing(theme: str = "light") -> go.Figure:

@@ -1,8 +1,4 @@
-"""The memory map as a figure: a trace a state or colour, and all its boxes one path.
-
-A path for each box, as plotly draws bars, takes a browser several times as long. In return plotly cannot tell
-which box is pointed at: assets/segments.js can.
-"""
+"""The memory map as a figure: a trace a state or colour, and all its boxes one path."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ import plotly.graph_objects as go
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
+from oomdoctor_dashboard.figures.boxes import filled, outline
 from oomdoctor_dashboard.segment_map import ALLOCATED, FREE, HOLE, PENDING, STATES, SegmentMap, bounds
 
 # What holes and whole free segments look like where the moment is dark or light.
@@ -44,8 +41,7 @@ def segment_figure(
 ) -> go.Figure:
     """The figure of a map.
 
-    ``meta`` of each trace has the numbers of its boxes in ``drawn``; five points of ``x`` and ``y`` are one:
-    its left, right, right, left end, and a gap.
+    ``meta`` of each trace has the numbers of its boxes in ``drawn``.
 
     Args:
         theme: "light" or "dark".
@@ -111,22 +107,12 @@ def _label(drawn: SegmentMap, name: str, boxes: np.ndarray[Any, Any]) -> str:
 
 def _areas(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> dict[str, Any]:
     """All boxes of a look as one filled path."""
-    low, line = drawn.start[boxes].astype(np.float64), drawn.line[boxes]
-    high, gap = low + drawn.bytes[boxes], np.full(len(boxes), np.nan)
-    top, bottom = line - _TALL / 2, line + _TALL / 2
+    low = drawn.start[boxes]
     return {
-        "type": "scatter",
-        "mode": "none",
-        "fill": "toself",
-        "fillcolor": colour,
+        **filled(drawn.line[boxes], low, low + drawn.bytes[boxes], colour, _TALL),
         "name": _label(drawn, name, boxes),
         "showlegend": len(boxes) > 0,
-        "x": np.stack([low, high, high, low, gap], 1).ravel().astype(np.float32),
-        "y": np.stack([top, top, bottom, bottom, gap], 1).ravel().astype(np.float32),
-        # What is below a pixel is joined already: every point counts.
-        "line": {"simplify": False},
         "meta": boxes.tolist(),
-        "hoverinfo": "skip",
     }
 
 
@@ -168,7 +154,7 @@ def _frames(
     path = "".join(
         f"M{low:.0f},{line - 0.45:g}H{high:.0f}V{line + 0.45:g}H{low:.0f}Z" for line, low, high in parts
     )
-    return _path(path, colour, thick, name)
+    return outline(path, colour, thick, name)
 
 
 def _borders(drawn: SegmentMap, colour: str) -> dict[str, Any]:
@@ -176,11 +162,7 @@ def _borders(drawn: SegmentMap, colour: str) -> dict[str, Any]:
     wide = np.flatnonzero(drawn.bytes > drawn.row_bytes * _BORDERED)
     ends = np.stack([drawn.line[wide], drawn.start[wide] + drawn.bytes[wide]], 1)
     path = "".join(f"M{end},{line - _TALL / 2:g}V{line + _TALL / 2:g}" for line, end in ends.tolist())
-    return _path(path, colour, 1, "border")
-
-
-def _path(path: str, colour: str, thick: float, name: str) -> dict[str, Any]:
-    return {"type": "path", "path": path, "name": name, "line": {"color": colour, "width": thick}}
+    return outline(path, colour, 1, "border")
 
 
 def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> dict[str, Any]:

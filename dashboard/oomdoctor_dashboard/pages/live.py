@@ -33,6 +33,8 @@ ID, TITLE = "live", "What is live"
 _SHOWN = shown_id(ID)
 
 _PAGE = 100
+# Of the flame graph, pixels, until the browser says.
+_WIDTH = 1380
 _KEPT_TABLES = 8
 _TEXTS = ("text", "size", "age")
 _CHOICES = ("pool", "stream", "state")
@@ -49,7 +51,7 @@ _EMPTY = {
 _HELP = """\
 Every block that is allocated, or freed and waiting for another stream (pending), at the moment chosen above.
 The flame graph gathers them by call stack: the program's own lines at the top, what they called below, each
-as wide as its bytes; click a box to zoom in, the bar above it to zoom out. The table has a row for each
+as wide as its bytes; click a box to zoom in, one above it to zoom out. The table has a row for each
 block, or for each place in the code: the innermost line of a library and the innermost one of your program.
 What is typed or chosen above holds for both.
 Size: 1 MiB (and more), < 1 MiB, 1 MiB - 2 MiB. Age: 1000 events (and more), 2 s, < 5 ms, or "older than the
@@ -86,18 +88,7 @@ def layout() -> Any:
             _controls(),
             html.Div(id=f"{ID}-problem"),
             dmc.Text(id=f"{ID}-totals", size="sm", my=6),
-            html.Div(
-                dcc.Graph(
-                    id=f"{ID}-flame",
-                    figure=go.Figure(layout=_EMPTY),
-                    config={
-                        "displaylogo": False,
-                        "showSendToCloud": False,
-                        "toImageButtonOptions": {"filename": "live"},
-                    },
-                ),
-                style={"maxHeight": 420, "overflowY": "auto"},
-            ),
+            _flame(),
             dmc.Group(
                 [
                     dmc.SegmentedControl(
@@ -122,10 +113,30 @@ def layout() -> Any:
                 gutter="sm",
             ),
             dcc.Store(id=f"{ID}-refreshed"),
+            dcc.Store(id=f"{ID}-picked"),
+            dcc.Store(id=f"{ID}-width"),
             dcc.Store(id=f"{ID}-born"),
             dcc.Download(id=f"{ID}-file"),
         ]
     )
+
+
+def _flame() -> Any:
+    graph = dcc.Graph(
+        id=f"{ID}-flame",
+        figure=go.Figure(layout=_EMPTY),
+        config={
+            "displaylogo": False,
+            "showSendToCloud": False,
+            "doubleClick": False,
+            "modeBarButtons": [["toImage"]],
+            "toImageButtonOptions": {"filename": "live"},
+        },
+    )
+    # What is said of a box may reach beyond what scrolls.
+    scrolls = html.Div(graph, style={"maxHeight": 420, "overflowY": "auto"})
+    tip = dcc.Tooltip(id=f"{ID}-tooltip", direction="bottom")
+    return html.Div([scrolls, tip], style={"position": "relative"})
 
 
 def _controls() -> Any:
@@ -296,7 +307,8 @@ def _settings(chosen: Any) -> dict[str, Any]:
 
 def _boxes(options: dict[str, Any], there: Any) -> list[Any]:
     """What an address or another page asked for stands in the boxes."""
-    if {k: v for k, v in _settings(there).items() if v is not None} == options:
+    chosen = {k: v for k, v in options.items() if k != "zoom"}
+    if {k: v for k, v in _settings(there).items() if v is not None} == chosen:
         return [no_update] * len(_VALUES)
     wished = [options.get(name) or ("" if name in _TEXTS else None) for name in _NAMES]
     wished[-1] = options.get("group") or "block"
@@ -338,6 +350,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         },
         {
             "shown": Input(_SHOWN, "data"),
+            "width": Input(f"{ID}-width", "data"),
             "columns": State(f"{ID}-table", "columnDefs"),
             "theme": State(f"{ID}-themed", "data-ag-theme-mode"),
             "boxes": [State(*value) for value in _VALUES],
@@ -346,7 +359,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         },
         prevent_initial_call=True,
     )
-    def draw(shown: Any, columns: Any, theme: Any, boxes: Any, choices: Any, rows: Any) -> Any:
+    def draw(shown: Any, width: Any, columns: Any, theme: Any, boxes: Any, choices: Any, rows: Any) -> Any:
         """All of the page but the table at once: one request for each step, and in the answer only what is
         new."""
         if not _mine(shown):
@@ -357,13 +370,24 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         moment = loaded.moment(shown["event"])
         offered = [live_data.pool_choices(moment), live_data.stream_choices(moment)]
         return {
-            "drawn": _drawn(loaded, shown),
+            "drawn": _drawn(loaded, shown, width if isinstance(width, int) and width > 0 else _WIDTH),
             "columns": no_update if columns and len(columns) == len(wished) else wished,
             "theme": no_update if theme == shown["theme"] else shown["theme"],
             "boxes": _boxes(options, boxes),
             "choices": [no_update if new == old else new for new, old in zip(offered, choices)],
             "details": _details_of(loaded, shown, rows) if rows else [no_update] * 4,
         }
+
+    @app.callback(
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-picked", "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def zoom(picked: Any, view: Any) -> Any:
+        if not picked or not _mine(view):
+            return no_update
+        return with_options(view, ID, zoom=picked["path"] or None)
 
     app.clientside_callback(
         ClientsideFunction("oomdoctor", "refreshLive"),
@@ -394,7 +418,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         return {"rowData": live_data.page_of(table, order, start, stop), "rowCount": len(table)}
 
 
-def _drawn(loaded: Loaded, shown: View) -> tuple[Any, ...]:
+def _drawn(loaded: Loaded, shown: View, width: int) -> tuple[Any, ...]:
     """Totals, flame graph and what there is to say in their place."""
     options = options_of(shown, ID)
     try:
@@ -404,8 +428,8 @@ def _drawn(loaded: Loaded, shown: View) -> tuple[Any, ...]:
     except OomdoctorError as error:
         # Nothing of what was shown before: it is not what the boxes ask for.
         return "", figures.nothing(shown["theme"]), alert(error)
-    tree = flame_of(some, all_frames=bool(options.get("frames")))
-    figure = figures.flame(tree, live.total_bytes, theme=shown["theme"])
+    tree = flame_of(some, all_frames=bool(options.get("frames")), zoom=str(options.get("zoom", "")))
+    figure = figures.boxes(tree, live.total_bytes, width, theme=shown["theme"])
     return totals_text(loaded, some, wanted), figure, _nothing(live, some)
 
 
