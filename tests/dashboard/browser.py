@@ -27,7 +27,9 @@ window.fetch = (...all) => {
   return fetch_(...all).finally(() => setTimeout(() => { window.__open--; window.__last = performance.now(); }));
 };
 """
-_AT_REST = "quiet => window.__open === 0 && performance.now() - window.__last > quiet"
+# What was just done may not have asked for anything yet.
+_AT_REST = """([quiet, since]) => window.__open === 0
+  && performance.now() - Math.max(window.__last, since) > quiet"""
 
 
 class Tab:
@@ -64,7 +66,8 @@ class Tab:
 
     def rest(self, quiet_ms: int = 350) -> None:
         """Wait until nothing is under way."""
-        self.page.wait_for_function(_AT_REST, arg=quiet_ms, timeout=WAIT_MS)
+        since = self.page.evaluate("performance.now()")
+        self.page.wait_for_function(_AT_REST, arg=[quiet_ms, since], timeout=WAIT_MS)
 
     def drawn(self) -> None:
         """Wait for the timeline."""

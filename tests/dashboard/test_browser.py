@@ -237,6 +237,48 @@ def test_the_line_of_the_moment_follows(tab: Tab, library: Library) -> None:
     assert tab.page.evaluate(_LINE) == pytest.approx(at(4900), rel=1e-3)
 
 
+_RANGE = "() => document.querySelector('#timeline-graph .js-plotly-plot')._fullLayout.xaxis.range"
+
+
+def drag(tab: Tab, low: float, high: float) -> None:
+    """Over the timeline, from a share of its width to another."""
+    box = tab.page.locator("#timeline-graph .nsewdrag").first.bounding_box()
+    tab.page.mouse.move(box["x"] + low * box["width"], box["y"] + 0.6 * box["height"])
+    tab.page.mouse.down()
+    tab.page.mouse.move(box["x"] + high * box["width"], box["y"] + 0.6 * box["height"], steps=4)
+    tab.page.mouse.up()
+    tab.rest()
+
+
+@pytest.mark.parametrize("axis", ["events", "time"])
+def test_a_drag_zooms_to_whole_events(tab: Tab, library: Library, axis: str) -> None:
+    tab.open(f"?axis={axis}")
+    tab.drawn()
+    drag(tab, 0.25, 0.5)
+    low, high = int(tab.query()["low"]), int(tab.query()["high"])
+    events = library.loaded(library.items()[0].key, 0).events
+    assert 0 < low < high < events
+    if axis == "events":
+        assert tab.page.evaluate(_RANGE) == [low, high]
+        assert (low, high) == (pytest.approx(events / 4, rel=0.01), pytest.approx(events / 2, rel=0.01))
+    tab.page.locator("#timeline-all").click()
+    tab.rest()
+    assert "low" not in tab.query()
+
+
+def test_a_drag_within_a_few_events_is_left_again(tab: Tab) -> None:
+    """There is nothing between them to see."""
+    tab.open("?low=100&high=104")
+    tab.drawn()
+    assert tab.page.evaluate(_RANGE) == [100, 104]
+    drag(tab, 0.4, 0.7)
+    assert tab.page.evaluate(_RANGE) == [100, 104]
+    drag(tab, 0.05, 0.2)
+    low, high = tab.page.evaluate(_RANGE)
+    assert (low, high) == (98, 102)
+    assert tab.query()["low"] == "98"
+
+
 def step_right(tab: Tab, *, to: int) -> None:
     """With the arrow key, from the event before."""
     tab.page.keyboard.press("ArrowRight")

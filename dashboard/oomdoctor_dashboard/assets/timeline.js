@@ -55,12 +55,53 @@ window.dash_clientside.oomdoctor_timeline = {
     return Object.assign({}, view, { low: asked.low, high: asked.high });
   },
 
-  /* A double click shows all; the moment that its first click set goes back to where it was. */
-  reset: function (relayout, view) {
+  /* The axis was changed: over events the stretch is known here, over time the server knows it. */
+  relaid: function (relayout, view, info) {
     const none = window.dash_clientside.no_update;
-    if (!relayout || !relayout["xaxis.autorange"] || !view) {
-      return none;
+    const here = window.dash_clientside.oomdoctor_timeline;
+    if (!relayout || !view || !info || info.item !== view.item || info.device !== view.device) {
+      return [none, none];
     }
+    if (relayout["xaxis.autorange"]) {
+      return [here.reset(view), none];
+    }
+    const ends = relayout["xaxis.range"] || [relayout["xaxis.range[0]"], relayout["xaxis.range[1]"]];
+    if (!Array.isArray(ends) || ends.length !== 2 || !ends.every(Number.isFinite)) {
+      return [none, none];
+    }
+    if (view.axis === "time" && info.has_times) {
+      return [none, relayout];
+    }
+    const [low, high] = here.fitted(Math.floor(Math.min(...ends)), Math.ceil(Math.max(...ends)), info.events);
+    const now = view.low === null ? [0, info.events] : here.fitted(view.low, view.high, info.events);
+    if (low === now[0] && high === now[1]) {
+      if (ends[0] !== low || ends[1] !== high) {
+        // Nothing is drawn anew, so what was dragged to has to be left again.
+        window.Plotly.relayout(document.querySelector("#timeline-graph .js-plotly-plot"), { "xaxis.range": now });
+      }
+      return [none, none];
+    }
+    const all = low === 0 && high === info.events;
+    return [Object.assign({}, view, all ? { low: null, high: null } : { low: low, high: high }), none];
+  },
+
+  /* As Timeline.window in timeline_data.py: within the recording, and not too narrow. */
+  fitted: function (low, high, events) {
+    const within = (event) => Math.max(0, Math.min(event, events));
+    const least = Math.min(4, events);
+    low = within(low);
+    high = within(high);
+    if (high - low < least) {
+      low = Math.max(0, low - Math.floor((least - (high - low) + 1) / 2));
+      high = Math.min(events, low + least);
+      low = Math.max(0, high - least);
+    }
+    return [low, high];
+  },
+
+  /* A double click shows all; the moment that its first click set goes back to where it was. */
+  reset: function (view) {
+    const none = window.dash_clientside.no_update;
     const last = window.dash_clientside.oomdoctor_timeline.lastClick;
     const recent = last && Date.now() - last.at < 700 && last.item === view.item && last.device === view.device;
     if (view.low === null && !recent) {

@@ -148,6 +148,7 @@ def register(app: dash.Dash, library: Library) -> None:
             "item": shown["item"],
             "device": shown["device"],
             "events": stops.events,
+            "has_times": seconds_of(loaded, 0) is not None,
             "peaks": stops.peaks,
             "speeds": {key: [pause, steps] for key, (_, pause, steps) in SPEEDS.items()},
         }

@@ -103,6 +103,7 @@ def layout() -> Any:
             shown_store(ID),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-asked"),
+            dcc.Store(id=f"{ID}-relaid"),
             dcc.Download(id=f"{ID}-file"),
         ],
     )
@@ -154,7 +155,7 @@ def register(app: dash.Dash, library: Library) -> None:
 
     @app.callback(
         Output(f"{ID}-asked", "data"),
-        Input(f"{ID}-graph", "relayoutData"),
+        Input(f"{ID}-relaid", "data"),
         State(ids.SHOWN, "data"),
         prevent_initial_call=True,
     )
@@ -171,20 +172,21 @@ def register(app: dash.Dash, library: Library) -> None:
 
 def _register_switches(app: dash.Dash) -> None:
     def client(function: str, *arguments: Any) -> None:
-        app.clientside_callback(ClientsideFunction("oomdoctor_timeline", function), *arguments)
+        name = ClientsideFunction("oomdoctor_timeline", function)
+        app.clientside_callback(name, *arguments, prevent_initial_call=True)
 
     view = Output(ids.VIEW, "data", allow_duplicate=True)
     now, drawn = State(ids.VIEW, "data"), State(f"{ID}-drawn", "data")
     mode, axis = (f"{ID}-mode", "value"), (f"{ID}-axis", "value")
-    later = {"prevent_initial_call": True}
     for function, inputs in (
         ("chosen", [Input(*mode), Input(*axis), now]),
         ("zoomed", [Input(f"{ID}-asked", "data"), now]),
-        ("reset", [Input(f"{ID}-graph", "relayoutData"), now]),
         ("clicked", [Input(f"{ID}-graph", "clickData"), now, drawn]),
         ("all", [Input(f"{ID}-all", "n_clicks"), now]),
     ):
-        app.clientside_callback(ClientsideFunction("oomdoctor_timeline", function), view, *inputs, **later)
+        client(function, view, *inputs)
+    client("relaid", view, Output(f"{ID}-relaid", "data"), Input(f"{ID}-graph", "relayoutData"), now,
+           State("moment-info", "data"))  # fmt: skip
 
 
 # ---- what callbacks do, without Dash ----
