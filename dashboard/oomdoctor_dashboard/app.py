@@ -392,6 +392,15 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         prevent_initial_call=True,
     )
 
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "back"),
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input("failed", "data"),
+        State(ids.VIEW, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+
     @app.callback(
         Output(ids.SHOWN, "data", allow_duplicate=True),
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -406,10 +415,13 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         Input("loading-cancel", "n_clicks"),
         State(ids.VIEW, "data"),
         State(ids.SHOWN, "data"),
+        State("failed", "data"),
         prevent_initial_call=True,
     )
-    def read(_: Any, __: Any, ___: Any, view: Any, shown: Any) -> Any:
+    def read(_: Any, __: Any, ___: Any, view: Any, shown: Any, failed: Any) -> Any:
         hidden: Any = {"display": "none"}
+        # What is said of another that could not be read, of two that were dropped here say, stays.
+        clear = no_update if failed and view and failed != view["item"] else None
         visible: Any = {}
         if view is None:
             return (no_update,) * 8
@@ -417,7 +429,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
             return no_update, no_update, hidden, "", _nothing_open(library), True, hidden, None
         device = view["device"]
         if shown and (shown["item"], shown["device"]) == (view["item"], device):
-            return (*(no_update,) * 2, hidden, "", None, True, visible, no_update)
+            return (*(no_update,) * 2, hidden, "", clear, True, visible, no_update)
         if device is None or not library.is_loaded(view["item"], device):
             # Which devices there are is known once it is read: None stands for the first.
             job = library.load(view["item"], device)
@@ -441,19 +453,19 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 seconds = job.seconds
                 text = f"{job.title} … {seconds:.0f} s" if seconds > 1 else f"{job.title} …"
                 views = visible if shown else hidden
-                return no_update, no_update, visible, text, None, False, views, no_update
+                return no_update, no_update, visible, text, clear, False, views, no_update
             if job.error is not None:
                 item = library.item(view["item"])
                 error = _as_named(job.error, item)
                 library.jobs.forget((view["item"], device))
                 library.failed(view["item"])
-                # What was open before stays.
+                # What was open before stays: the view goes back in the browser, if it is still the one.
                 return (
                     no_update,
-                    shown or no_update,
+                    no_update,
                     hidden,
                     "",
-                    alert(error, more=_may_be_unfinished(item)),
+                    alert(error, more=_may_be_unfinished(item), closes=True),
                     True,
                     visible if shown else hidden,
                     view["item"],
@@ -462,8 +474,8 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 device = job.result.device.device
         if device != view["device"]:
             view = changed(view, device=device)
-            return view, view, hidden, "", None, True, visible, None
-        return view, no_update, hidden, "", None, True, visible, None
+            return view, view, hidden, "", clear, True, visible, None
+        return view, no_update, hidden, "", clear, True, visible, None
 
 
 def _as_named(error: BaseException, item: Optional[Item]) -> BaseException:

@@ -12,8 +12,20 @@ from oomdoctor.errors import OomdoctorError
 _LOG = logging.getLogger("oomdoctor.dashboard")
 
 
-def alert(error: Union[BaseException, str], text: str = "", *, colour: str = "red", more: str = "") -> Any:
-    """A box with an error, or with a title and a text; ``more`` is a line after it."""
+def alert(
+    error: Union[BaseException, str],
+    text: str = "",
+    *,
+    colour: str = "red",
+    more: str = "",
+    closes: bool = False,
+) -> Any:
+    """A box with an error, or with a title and a text.
+
+    Args:
+        more: a line after it.
+        closes: whether a person can close it.
+    """
     if isinstance(error, OomdoctorError):
         title, *lines = str(error).splitlines()
     elif isinstance(error, BaseException):
@@ -27,5 +39,6 @@ def alert(error: Union[BaseException, str], text: str = "", *, colour: str = "re
         color=colour,
         variant="light",
         className="od-alert",
+        withCloseButton=closes,
         children=[dmc.Text(line.strip(), size="sm") for line in [*lines, more] if line.strip()],
     )

@@ -303,7 +303,9 @@ class Library:
         item = _item(SnapshotSource(str(path)), None, _shown(name))
         if keep is not None:
             self._forget_oldest(keep - _stamp(str(path))[0])
-        return self._put(replace(item, label="uploaded", is_upload=True))
+        same = sum(other.is_upload and other.group == item.group for other in self.items())
+        label = "uploaded" if not same else f"uploaded, {same + 1}"
+        return self._put(replace(item, label=label, is_upload=True))
 
     def _forget_oldest(self, keep: int) -> None:
         uploads = [item for item in self.items() if item.is_upload]

@@ -261,14 +261,14 @@ def segment_map(
     pieces = _cut(first_line[home], left[home], within, layout.blocks["size"][block], wrap)
     boxes = _boxes(pieces, line_bytes(width), home, state, kinds, block, most_boxes)
     names = {0: "large pool", 1: "small pool"}
-    ids = moment.history.recording.pools
+    recording = moment.history.recording
     return SegmentMap(
         moment=moment,
         row_bytes=width,
         lines=lines,
         groups=tuple(
             Group(
-                names.get(number) or private_name(ids, number - 1),
+                names.get(number) or recording.pool_name(number - 1),
                 line,
                 after - first,
                 int(sizes[rows[first:after]].sum()),
@@ -280,11 +280,6 @@ def segment_map(
         left=left,
         **boxes,
     )
-
-
-def private_name(ids: tuple[tuple[int, int], ...], number: int) -> str:
-    """What a private pool is called; one that the recording does not name has no id."""
-    return f"private pool {ids[number - 1]}" if number <= len(ids) else "private pool, unnamed"
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from oomdoctor.allocator.moment import Moment
 from oomdoctor.diagnosis.frames import frame_text, telling_frames
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.units import format_bytes, format_seconds
-from oomdoctor_dashboard.live_data import stream_name
-from oomdoctor_dashboard.segment_map import PENDING, STATES, SegmentMap, private_name
+from oomdoctor_dashboard import live_data
+from oomdoctor_dashboard.segment_map import PENDING, STATES, SegmentMap
 
 
 def box_lines(drawn: SegmentMap, box: int) -> list[str]:
@@ -62,9 +62,8 @@ def pool_line(moment: Moment, block: int) -> str:
 def pool_name(moment: Moment, private_pool: int, is_small: bool, stream: int) -> str:
     """A pool and a stream in words."""
     recording = moment.history.recording
-    size = "small" if is_small else "large"
-    pool = f"{private_name(recording.pools, private_pool)}, {size}" if private_pool else f"{size} pool"
-    return f"{pool}  ·  stream {stream_name(recording, stream)}"
+    pool = live_data.pool_name(recording, private_pool, is_small) + ("" if private_pool else " pool")
+    return f"{pool}  ·  stream {live_data.stream_name(recording, stream)}"
 
 
 def stack_lines(moment: Moment, stack: int, most: int = 2) -> list[str]:

@@ -412,6 +412,13 @@ def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
     tab.page.mouse.click(*tab.page.evaluate(_LARGEST_HOLE))
     tab.page.wait_for_function("location.search.includes('block')", timeout=60_000)
     tab.rest()
+    label = tab.page.locator("#segments-graph .ytick text").first
+    label.scroll_into_view_if_needed()
+    box = label.bounding_box()
+    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.page.wait_for_function("location.search.includes('alone')", timeout=60_000)
+    tab.rest()
+    assert tab.page.locator("#segments-alone").input_value().startswith(label.text_content())
     panel = tab.text("#segments-panel")
     assert format_bytes(largest["bytes"]) in panel
     assert hex(largest["address"]) in panel
@@ -544,6 +551,25 @@ def test_what_is_no_snapshot_says_so_on_the_page(tab: Tab, name: str, data: Any,
     # What was open stays.
     assert "ran out of memory: fragmentation" in tab.text("#story")
     assert "0001-oom" in tab.page.locator("#item").input_value()
+
+
+def test_of_two_files_the_one_that_can_be_read_is_shown_and_the_other_told(tab: Tab, tmp_path: Path) -> None:
+    tab.open()
+    tab.drawn()
+    bad = tmp_path / "bad.pickle"
+    bad.write_bytes(b"\x80\x04 no snapshot")
+    (good,) = LONG.glob("processes/*/0001-exit.pickle")
+    tab.page.set_input_files("#upload-file", [str(bad), str(good)])
+    tab.page.wait_for_function(
+        "document.querySelector('#item').value.startsWith('0001-exit.pickle')", timeout=60_000
+    )
+    tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
+    tab.drawn()
+    assert "bad.pickle" in tab.text("#problem")
+    assert tab.page.locator("#item").input_value().startswith("0001-exit.pickle · uploaded")
+    assert "no out-of-memory error" in tab.text("#story")
+    tab.page.locator("#problem button").click()
+    assert tab.page.locator("#problem [role=alert]").count() == 0
 
 
 def test_a_file_that_is_too_large_is_told(browser: Any) -> None:

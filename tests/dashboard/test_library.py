@@ -119,6 +119,13 @@ def test_an_upload_that_cannot_be_read_is_forgotten() -> None:
     library.close()
 
 
+def test_uploads_of_one_name_are_told_apart() -> None:
+    library = Library()
+    labels = [library.upload(name, [b"x"]).label for name in ("a.pickle", "b.pickle", "a.pickle", "a.pickle")]
+    assert labels == ["uploaded", "uploaded", "uploaded, 2", "uploaded, 3"]
+    library.close()
+
+
 def test_uploads_are_private_and_go(tmp_path: Path) -> None:
     library = Library()
     item = library.upload("../../etc/<b>snap</b>.pickle.gz", [b"ab", b"c"])

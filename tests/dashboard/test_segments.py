@@ -191,7 +191,7 @@ def test_long_segments_go_on_and_short_ones_share_a_row() -> None:
     )
     drawn = segment_map(moment, row_bytes=24 * MIB)
     assert [(group.name, group.line, group.segments) for group in drawn.groups] == [
-        ("large pool", 0, 3), ("small pool", 5, 4), ("private pool (0, 7)", 7, 1),
+        ("large pool", 0, 3), ("small pool", 5, 4), ("private 0.7", 7, 1),
     ]  # fmt: skip
     assert drawn.lines == 9
     assert drawn.where(BASE, 50 * MIB) == [(1, 0, 24 * MIB), (2, 0, 24 * MIB), (3, 0, 2 * MIB)]

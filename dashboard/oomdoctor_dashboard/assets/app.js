@@ -60,6 +60,11 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return [none, { item: view.item, device: view.device, at: Date.now() }];
   },
 
+  /* From what could not be read to what was open before, unless something else is wanted by now. */
+  back: function (failed, view, shown) {
+    return failed && shown && view && view.item === failed ? shown : window.dash_clientside.no_update;
+  },
+
   /* What the header speaks of changes less often than the view. */
   gates: function (shown, mounted, subject, timeline, over, pages) {
     const all = window.dash_clientside;

@@ -19,6 +19,7 @@ window.dash_clientside = window.dash_clientside || {};
         setProps("segments-pointed", { data: found && found.box });
       },
       pick: (found) => setProps("segments-picked", { data: { box: found.box, at: Date.now() } }),
+      label: (address) => setProps("segments-picked", { data: { alone: address, at: Date.now() } }),
     },
     "live-flame": {
       point: (found, graph) => {
@@ -73,6 +74,14 @@ window.dash_clientside = window.dash_clientside || {};
     return { box: found, bbox: { x0: across, x1: across, y0: edge(-1), y1: edge(1) } };
   }
 
+  /* What a label at the left is about. */
+  function labelAt(graph, clientX, clientY) {
+    const { xaxis, yaxis } = graph._fullLayout || {};
+    const frame = graph.getBoundingClientRect();
+    if (!xaxis || !graph.layout.meta || clientX > frame.left + xaxis._offset) return null;
+    return graph.layout.meta[Math.round(yaxis.p2l(clientY - frame.top - yaxis._offset))] || null;
+  }
+
   const holderOf = (target) =>
     target && target.closest ? target.closest(Object.keys(GRAPHS).map((id) => "#" + id).join()) : null;
   const graphOf = (target) => {
@@ -104,7 +113,7 @@ window.dash_clientside = window.dash_clientside || {};
   document.addEventListener(
     "mousedown",
     function (event) {
-      const graph = event.button === 0 && event.target.closest(".nsewdrag") && graphOf(event.target);
+      const graph = event.button === 0 && graphOf(event.target);
       pressed = graph && { graph: graph, id: holderOf(event.target).id, x: event.clientX, y: event.clientY };
     },
     true
@@ -117,6 +126,8 @@ window.dash_clientside = window.dash_clientside || {};
       if (!from || Math.hypot(event.clientX - from.x, event.clientY - from.y) > CLICK_PX) return;
       const found = boxAt(from.graph, from.x, from.y);
       if (found) GRAPHS[from.id].pick(found, from.graph);
+      const label = GRAPHS[from.id].label && labelAt(from.graph, from.x, from.y);
+      if (label) GRAPHS[from.id].label(label);
     },
     true
   );

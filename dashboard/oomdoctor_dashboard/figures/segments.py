@@ -41,7 +41,8 @@ def segment_figure(
 ) -> go.Figure:
     """The figure of a map.
 
-    ``meta`` of each trace has the numbers of its boxes in ``drawn``.
+    ``meta`` of each trace has the numbers of its boxes in ``drawn``; that of the layout, for each line, the
+    address of the segment that its label is about.
 
     Args:
         theme: "light" or "dark".
@@ -167,12 +168,13 @@ def _borders(drawn: SegmentMap, colour: str) -> dict[str, Any]:
 
 def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> dict[str, Any]:
     values, texts = colours.byte_ticks(drawn.row_bytes, 8)
-    lines, labels = _labels(drawn)
+    lines, labels, about = _labels(drawn)
     base = colours.layout(theme)
     small = 10 if drawn.lines <= 45 else 8
     return {
         **base,
         "barmode": "overlay",
+        "meta": about,
         "height": height_of(drawn.lines, legend_rows),
         "margin": {**_MARGIN, "t": _top(legend_rows)},
         "hovermode": "closest",
@@ -224,17 +226,22 @@ def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> di
     }
 
 
-def _labels(drawn: SegmentMap) -> tuple[list[int], list[str]]:
-    """At the left of each line the address of the first segment that begins there, else how far in it is."""
+def _labels(drawn: SegmentMap) -> tuple[list[int], list[str], dict[str, str]]:
+    """At the left of each line the address of the first segment that begins there, else how far in it is; and
+    of each line the address."""
     starts, sizes = bounds(drawn.moment.layout)
     width = drawn.row_bytes
     texts: dict[int, str] = {}
+    about: dict[str, str] = {}
     for first, row in zip(drawn.first_line.tolist(), drawn.segment.tolist()):
-        texts.setdefault(first, f"{int(starts[row]):#x}")
+        address = f"{int(starts[row]):#x}"
+        texts.setdefault(first, address)
+        about.setdefault(str(first), address)
         turns = (int(sizes[row]) - 1) // width if sizes[row] > drawn.line_bytes else 0
         for turn in range(1, turns + 1):
             texts.setdefault(first + turn, f"+{format_bytes(turn * width)}")
-    return list(texts), list(texts.values())
+            about.setdefault(str(first + turn), address)
+    return list(texts), list(texts.values()), about
 
 
 def _segments(number: int) -> str:

@@ -44,7 +44,8 @@ _HELP = (
     " allocator can give a segment back only when all of it is free, so live blocks pin holes. In an"
     " expandable segment the live neighbours alone pin one. Pending free: the program freed the block, and"
     " another stream has still to be waited for.",
-    "Blocks narrower than a pixel are drawn as one box for each state. Click one to see its segment alone.",
+    "Blocks narrower than a pixel are drawn as one box for each state. Click one to see its segment alone, or"
+    " the address at the left.",
     "Pink: what the last event was about. Click a block for its life, a hole for what pins it.",
 )
 
@@ -411,6 +412,8 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
     )
     def click(picked: Any, drawn: Any, view: Optional[View]) -> Any:
         box, key = (picked or {}).get("box"), (drawn or {}).get("key")
+        if view is not None and (picked or {}).get("alone"):
+            return with_options(view, ID, alone=picked["alone"])
         if (
             not isinstance(box, int)
             or view is None

@@ -208,6 +208,7 @@ def _result() -> Any:
                     "showSendToCloud": False,
                     "scrollZoom": False,
                     "responsive": True,
+                    "toImageButtonOptions": {"filename": "what-if"},
                 },
             ),
             dmc.Grid(
@@ -301,6 +302,7 @@ def _advice() -> Any:
                                         "displaylogo": False,
                                         "showSendToCloud": False,
                                         "responsive": True,
+                                        "toImageButtonOptions": {"filename": "settings"},
                                     },
                                 ),
                                 span=4,
