@@ -11,12 +11,14 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
+from oomdoctor import storage
 from oomdoctor.allocator.loading import DeviceHistory, load_device
 from oomdoctor.allocator.moment import Moment, moment_of
 from oomdoctor.diagnosis.inspection import Inspection, inspection_of
@@ -36,6 +38,8 @@ UPLOADS_KEPT = 8
 # Devices that stay replayed, and moments of each: a million events take some 150 MB and 5 MB.
 _MOST_LOADED = 12
 _MOST_MOMENTS = 48
+# Between two looks for what has come to shared storage, seconds; each asks another machine.
+_FAR_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -117,20 +121,23 @@ class Library:
         self._lock = threading.RLock()
         self._uploads: Optional[str] = None
         self._uploaded = 0
-        self._failed: dict[str, tuple[int, int]] = {}
+        self._failed: dict[str, str] = {}
+        self._looked_far = time.monotonic()
 
     # ---- what is there ----
 
     def add(self, path: str) -> list[Item]:
-        """Open a run folder or a snapshot file; nothing is read yet. Returns the items that tell most.
+        """Open a run folder or a snapshot file, by path or URL; nothing is read yet. Returns the items that
+        tell most.
 
         Raises:
             InputError: there is no such file, or the folder is no run folder.
+            UsageError: what the URL names cannot be reached from here.
         """
-        path = os.path.abspath(path)
-        if not os.path.isdir(path):
+        path = storage.absolute(path)
+        if not storage.is_folder(path):
             (source,), _ = snapshot_sources(path)
-            return [self._put(_item(source, None, os.path.basename(path)))]
+            return [self._put(_item(source, None, _name(path)))]
         run = RunFolder.open(path)  # says what is wrong with it, if anything
         with self._lock:
             if path not in self._runs:
@@ -147,7 +154,12 @@ class Library:
     def refresh(self) -> bool:
         """Look for snapshots that came into open run folders since; whether there are any."""
         before = len(self._items)
+        looks_far = time.monotonic() - self._looked_far > _FAR_S
+        if looks_far:
+            self._looked_far = time.monotonic()
         for path in list(self._runs):
+            if storage.is_url(path) and not looks_far:
+                continue
             try:
                 self._follow(path)
             except OomdoctorError:
@@ -181,7 +193,7 @@ class Library:
             except OomdoctorError:
                 continue
             for source in sources:
-                self._put(_item(source, path, os.path.basename(path)))
+                self._put(_item(source, path, _name(path)))
 
     # ---- reading ----
 
@@ -302,18 +314,18 @@ class Library:
             raise
         item = _item(SnapshotSource(str(path)), None, _shown(name))
         if keep is not None:
-            self._forget_oldest(keep - _stamp(str(path))[0])
+            self._forget_oldest(keep - _size(str(path)))
         same = sum(other.is_upload and other.group == item.group for other in self.items())
         label = "uploaded" if not same else f"uploaded, {same + 1}"
         return self._put(replace(item, label=label, is_upload=True))
 
     def _forget_oldest(self, keep: int) -> None:
         uploads = [item for item in self.items() if item.is_upload]
-        size = sum(_stamp(item.source.path)[0] for item in uploads)
+        size = sum(_size(item.source.path) for item in uploads)
         for item in uploads:
             if size <= keep:
                 return
-            size -= _stamp(item.source.path)[0]
+            size -= _size(item.source.path)
             self.remove(item.key)
 
     def failed(self, key: str) -> None:
@@ -325,12 +337,12 @@ class Library:
             self.remove(key)
             return
         with self._lock:
-            self._failed[key] = _stamp(item.source.path)
+            self._failed[key] = _state(item.source.path)
 
     def is_worth_another_try(self, key: str) -> bool:
         """Whether a snapshot that could not be read has changed since: it was being written."""
         item, stamp = self.item(key), self._failed.get(key)
-        if item is None or stamp is None or _stamp(item.source.path) == stamp:
+        if item is None or stamp is None or _state(item.source.path) == stamp:
             return False
         with self._lock:
             self._failed.pop(key, None)
@@ -354,17 +366,29 @@ class Library:
             Path(item.source.path).unlink(missing_ok=True)
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Size and time of a file; zeros where there is none."""
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where there is none."""
     try:
-        found = os.stat(path)
+        return storage.size_of(path)
     except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
+        return 0
+
+
+def _state(path: str) -> str:
+    """Another text after a file has changed; empty where there is none."""
+    try:
+        return storage.state_of(path)
+    except OSError:
+        return ""
 
 
 def _key(path: str) -> str:
-    return hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:10]
+    return hashlib.sha256(storage.absolute(path).encode()).hexdigest()[:10]
+
+
+def _name(path: str) -> str:
+    """The last part of a path or a URL."""
+    return os.path.basename(path.rstrip("/")) or path
 
 
 def _item(source: SnapshotSource, run: Optional[str], group: str) -> Item:

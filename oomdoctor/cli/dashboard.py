@@ -7,19 +7,19 @@ from typing import Optional
 
 import click
 
-from oomdoctor.cli.recordings import say_if_compiling, size
+from oomdoctor.cli.recordings import RecordingPath, say_if_compiling, size
 
 
 @click.command(
     "dashboard",
     help="""Browse recordings in a browser: timeline, segments, what lives, what if.
 
-    Takes run folders and memory snapshots; more can be opened while it runs. A run that is still being
-    recorded is followed. Only this machine can reach it, unless --remote is given.
+    Takes run folders and memory snapshots, by path or URL; more can be opened while it runs. A run that is
+    still being recorded is followed. Only this machine can reach it, unless --remote is given.
     """,
     context_settings={"max_content_width": 80},
 )
-@click.argument("paths", metavar="[RUN_FOLDER|SNAPSHOT]...", nargs=-1, type=click.Path(exists=True))
+@click.argument("paths", metavar="[RUN_FOLDER|SNAPSHOT]...", nargs=-1, type=RecordingPath(exists=True))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8050, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free."

@@ -119,6 +119,25 @@ def test_an_upload_that_cannot_be_read_is_forgotten() -> None:
     library.close()
 
 
+def test_a_run_folder_by_url_shows_what_it_shows_by_path() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    files.put(str(TRACES / "llama-2-layers-to-the-end"), "/bucket/run", recursive=True)
+    near, far = Library(), Library()
+    try:
+        near.add(str(TRACES / "llama-2-layers-to-the-end"))
+        far.add("memory://bucket/run")
+        (here,), (there,) = near.items(), far.items()
+        assert (there.group, there.label) == ("run", here.label)
+        one, other = near.loaded(here.key, 0), far.loaded(there.key, 0)
+        assert one.device.history.last.stats[0] == other.device.history.last.stats[0]
+        assert far.refresh() is False
+    finally:
+        near.close()
+        far.close()
+        files.rm("/bucket", recursive=True)
+
+
 def test_uploads_of_one_name_are_told_apart() -> None:
     library = Library()
     labels = [library.upload(name, [b"x"]).label for name in ("a.pickle", "b.pickle", "a.pickle", "a.pickle")]
