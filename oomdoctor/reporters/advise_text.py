@@ -59,17 +59,17 @@ def _device(advice: Advice, number: int, ink: Ink) -> str:
     head = filled(f"{called(device)}, {room}, {release(device)}")
     # The recording's own: under another capacity the current settings may die before it.
     peak = recorded_outcome(device.history).peak_allocated_bytes
+    needs_known = any(one.needs for one in _shown(advice))
+    needs = f" {'needs':>10s}" if needs_known else ""
     lines = [
         ink(head, "bold"),
         filled(f"{trust(device)} The recorded blocks hold {format_bytes(peak)} at their peak."),
         "",
-        f"  {'setting':{_NAME}s} {'survives':>{_SURVIVES}s} {'reserved':>10s} {'retry':>5s} {'needs':>10s}"
-        " basis",
+        f"  {'setting':{_NAME}s} {'survives':>{_SURVIVES}s} {'reserved':>10s} {'retry':>5s}{needs} basis",
     ]
-    lines += [_row(advice, number, one) for one in _shown(advice)]
+    lines += [_row(advice, number, one, needs_known) for one in _shown(advice)]
     if advice.ends_at_oom and not all(one.survives == advice.current.survives for one in _shown(advice)):
         lines.append(ink("  survives: as far as was recorded, to where memory ran out", "dim"))
-    needs_known = any(one.needs for one in _shown(advice))
     if needs_known:
         lines.append(ink("  needs: the least memory for PyTorch that these requests survive with", "dim"))
     if needs_known and device.held_at_start:
@@ -124,7 +124,7 @@ def _adds_nothing(one: Tried, advice: Advice) -> bool:
     )
 
 
-def _row(advice: Advice, number: int, one: Tried) -> str:
+def _row(advice: Advice, number: int, one: Tried, needs_known: bool) -> str:
     outcome = one.outcomes[number]
     survives = "yes"
     if outcome.first_oom is not None:
@@ -134,7 +134,7 @@ def _row(advice: Advice, number: int, one: Tried) -> str:
     name = one.alloc_conf or "the defaults"
     if one is advice.current:
         name = f"as recorded ({one.alloc_conf or 'defaults'})"
-    needs = narrow_size(one.needs[number]) if one.needs else ""
+    needs = f" {narrow_size(one.needs[number]) if one.needs else '':>10s}" if needs_known else ""
     mark = " ←" if one is advice.best else ""
     lead = ""
     if len(name) > _NAME:
@@ -142,7 +142,7 @@ def _row(advice: Advice, number: int, one: Tried) -> str:
     return (
         f"{lead}  {name:{_NAME}s} {survives:>{_SURVIVES}s}"
         f" {narrow_size(outcome.peak_reserved_bytes):>10s} {narrow_count(outcome.num_alloc_retries):>5s}"
-        f" {needs:>10s} {advice.basis(number, one.alloc_conf)}{mark}"
+        f"{needs} {advice.basis(number, one.alloc_conf)}{mark}"
     )
 
 
