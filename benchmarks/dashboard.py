@@ -142,8 +142,12 @@ def renderer_mib() -> float:
     return largest / 1024
 
 
-def timed(page: Any, act: Callable[[], None]) -> float:
-    """Milliseconds from an act until the page has drawn the last of what it asked for."""
+def timed(page: Any, act: Callable[[], None], before: Callable[[], None] = lambda: None) -> float:
+    """Milliseconds from an act until the page has drawn the last of what it asked for.
+
+    ``before`` is what leads to the act: a pointer that goes somewhere, a button held down.
+    """
+    before()
     page.evaluate(_AT_REST, [0, 300])
     since = page.evaluate("performance.now()")
     act()
@@ -180,15 +184,18 @@ def ours(context: Any, path: Path, rounds: int) -> None:
             box = page.locator("#timeline-graph .nsewdrag").first.bounding_box()
             return box["x"] + fraction * box["width"], box["y"] + 0.6 * box["height"]
 
-        def click() -> None:
-            page.mouse.click(*in_timeline(rng.uniform(0.05, 0.95)))
+        def point() -> None:
+            page.mouse.move(*in_timeline(rng.uniform(0.05, 0.95)))
 
-        def zoom() -> None:
+        def click() -> None:
+            page.mouse.down()
+            page.mouse.up()
+
+        def drag() -> None:
             left = rng.uniform(0.1, 0.6)
             page.mouse.move(*in_timeline(left))
             page.mouse.down()
             page.mouse.move(*in_timeline(left + 0.15), steps=3)
-            page.mouse.up()
 
         def tab(name: str) -> None:
             page.locator(f"[role=tab][id$='tab-{name}']").click()
@@ -202,7 +209,7 @@ def ours(context: Any, path: Path, rounds: int) -> None:
 
         for name in ("overview", "segments", "live", "fragmentation"):
             tab(name)
-            report(f"{name}: move the moment", [timed(page, click) for _ in range(rounds)])
+            report(f"{name}: move the moment", [timed(page, click, point) for _ in range(rounds)])
             steps = [
                 timed(page, lambda: page.evaluate("document.querySelector('#moment-next').click()"))
                 for _ in range(rounds)
@@ -213,7 +220,7 @@ def ours(context: Any, path: Path, rounds: int) -> None:
         tab("overview")
         zooms = []
         for _ in range(rounds):
-            zooms.append(timed(page, zoom))
+            zooms.append(timed(page, page.mouse.up, drag))
             timed(page, lambda: page.evaluate("document.querySelector('#timeline-all').click()"))
         report("timeline: zoom", zooms)
         print(f"  memory of the tab at the end          {renderer_mib():8.0f} MiB")
