@@ -25,7 +25,7 @@ from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.gates import open_gates, place_of, stores
 from oomdoctor_dashboard.library import Item, Library
 from oomdoctor_dashboard.uploads import add_upload_route, too_large
-from oomdoctor_dashboard.view import DEFAULT, TABS, changed, from_query
+from oomdoctor_dashboard.view import DEFAULT, TABS, changed, elsewhere, from_query
 
 ALWAYS = ("timeline", "moment")
 # Pages that come when they are opened.
@@ -335,13 +335,13 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         if not item:
             return no_update
         if item != view["item"]:
-            return changed(view, item=item, device=None, event=None, low=None, high=None)
+            return elsewhere(view, item=item, device=None)
         shows_it = subject and (subject["item"], subject["device"]) == (item, view["device"])
         if device is None and not shows_it:
-            return changed(view, device=None, event=None, low=None, high=None)  # it could not be shown
+            return elsewhere(view, device=None)  # it could not be shown
         if device is None or int(device) == view["device"]:
             return no_update
-        return changed(view, device=int(device), event=None, low=None, high=None)
+        return elsewhere(view, device=int(device))
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),

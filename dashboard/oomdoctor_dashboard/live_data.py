@@ -267,11 +267,13 @@ class Table:
     Attributes:
         columns: numbers (or texts) to sort by, by name of the column.
         frame: the same for people and other programs, a row each.
+        has_history: whether ages can be known at all.
     """
 
     columns: dict[str, NDArray[Any]]
     frame: pd.DataFrame
     ids: list[str]
+    has_history: bool
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -319,7 +321,7 @@ def blocks_table(live: Live) -> Table:
     columns["state"] = layout.state[rows]
     columns["stream"] = stream
     columns["age"] = np.where(is_older, _OLDEST, moment.age_events[rows])
-    return Table(columns, frame, [str(address) for address in live.address.tolist()])
+    return Table(columns, frame, [str(address) for address in live.address.tolist()], len(recording) > 0)
 
 
 def places_table(live: Live) -> Table:
@@ -356,7 +358,8 @@ def places_table(live: Live) -> Table:
     columns = {name: frame[name].to_numpy() for name in frame.columns if name != "place"}
     columns["place"] = _ranks_of_texts(live.places.texts)[there] if len(there) else there
     columns["age"] = np.where(is_older[there], _OLDEST, age_events[there])
-    return Table(columns, frame, [f"place:{number}" for number in there.tolist()])
+    has_history = len(moment.history.recording) > 0
+    return Table(columns, frame, [f"place:{number}" for number in there.tolist()], has_history)
 
 
 def _ranks_of_texts(texts: list[str]) -> NDArray[np.int64]:
@@ -376,7 +379,7 @@ def page_of(table: Table, order: NDArray[np.intp], start: int, stop: int) -> lis
             "place": one["place"],
             "block_size": format_bytes(one["block_size"]),
             "rounding": format_bytes(one["rounding"]),
-            "age": age_text(one["age_events"], one["age_us"], one["older_than_trace"]),
+            "age": age_text(one["age_events"], one["age_us"], one["older_than_trace"] and table.has_history),
         }
         if "blocks" in one:
             record |= {"blocks": f"{one['blocks']:,}", "share": f"{one['share']:.1%}"}

@@ -48,7 +48,11 @@ def summary(moment: Moment, basis: str) -> Any:
     rows = (
         ("allocated", device.allocated_bytes, f"{device.live_blocks:,} live blocks"),
         ("pending free", device.pending_bytes, "waits for another stream"),
-        ("in holes", device.hole_bytes, f"{device.holes:,} holes, inactive splits"),
+        (
+            "in holes",
+            device.hole_bytes,
+            f"{device.holes:,} {'hole' if device.holes == 1 else 'holes'}, inactive splits",
+        ),
         ("free segments", device.free_bytes - device.hole_bytes, "nothing live in them"),
         ("reserved", device.reserved_bytes, f"{device.segments:,} segments"),
     )

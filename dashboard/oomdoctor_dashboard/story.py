@@ -11,6 +11,7 @@ from oomdoctor.allocator.replay import recorded_outcome
 from oomdoctor.diagnosis.model import Remedy
 from oomdoctor.diagnosis.run import Case, RunDiagnosis, diagnose_run, diagnose_snapshot
 from oomdoctor.diagnosis.state import device_state
+from oomdoctor.snapshot import Snapshot
 from oomdoctor.snapshot.model import OOM
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.library import Item, Library, Loaded
@@ -31,7 +32,8 @@ class Story:
     """What the top of the page says of one device.
 
     Attributes:
-        failed: whether it ran out of memory.
+        failed: whether it ran out of memory, as far as is known.
+        word: the same for a person.
         title: who, and what happened.
         sentence: why, in one sentence; empty where there is none.
         figures: peaks and what there was, each with its basis.
@@ -40,6 +42,7 @@ class Story:
     """
 
     failed: bool
+    word: str
     title: str
     sentence: str
     figures: tuple[tuple[str, str, str], ...]
@@ -96,8 +99,11 @@ def story_of(loaded: Loaded, case: Optional[Case]) -> Story:
         figures.append(("reserved", format_bytes(state.reserved_bytes), "recorded"))
     if device.total_bytes is not None:
         figures.append(("device memory", format_bytes(device.total_bytes), "recorded"))
+    is_known = device.has_events or (item.source.dump or "").endswith("-exit")
     failed = outcome.num_ooms > 0 or (case is not None and case.is_oom)
     title, sentence, remedy = f"{who}: no out-of-memory error in this recording", "", None
+    if not is_known:
+        title = f"{who}: a state without history, which does not say whether memory ran out"
     if failed and case is not None and case.is_oom:
         title = f"{who} ran out of memory: {TITLES[case.diagnosis.verdict]}"
         sentence = next((f.summary for f in case.diagnosis.findings), "")
@@ -107,7 +113,8 @@ def story_of(loaded: Loaded, case: Optional[Case]) -> Story:
         if outcome.first_oom is not None:
             wanted = format_bytes(outcome.first_oom.requested_bytes)
             sentence = f"{wanted} could not be had at allocation {outcome.first_oom.alloc_index:,}."
-    return Story(failed, title, sentence, tuple(figures), remedy, device.notes)
+    word = "out of memory" if failed else "did not fail" if is_known else "state only"
+    return Story(failed, word, title, sentence, tuple(figures), remedy, device.notes)
 
 
 def _process(item: Item) -> str:
@@ -149,6 +156,10 @@ def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, A
     return rows
 
 
+def _has_events(snapshot: Snapshot, device: int) -> bool:
+    return device < len(snapshot.traces) and len(snapshot.traces[device].action) > 0
+
+
 def _rest(library: Library, item: Item, there: set[tuple[Any, Any]]) -> list[dict[str, Any]]:
     """Devices of a snapshot that the diagnosis has nothing to say of: what they held, recorded."""
     rows = []
@@ -164,7 +175,7 @@ def _rest(library: Library, item: Item, there: set[tuple[Any, Any]]) -> list[dic
                 "rank": item.source.rank,
                 "device": device,
                 "dump": item.source.dump or "",
-                "verdict": "did not fail",
+                "verdict": "did not fail" if _has_events(snapshot, device) else "not known",
                 "requested": None,
                 "allocated": state.allocated,
                 "reserved": state.reserved,

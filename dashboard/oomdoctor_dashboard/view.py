@@ -38,6 +38,7 @@ DEFAULT: View = {
 _NUMBERS = ("device", "event", "low", "high")
 TABS = ("overview", "segments", "live", "fragmentation", "whatif", "compare")
 _CHOICES = {"axis": ("events", "time"), "theme": ("light", "dark"), "tab": TABS}
+_OF_A_RECORDING = {"segments": ("alone", "block", "zoom"), "live": ("zoom",)}
 # The address of a page is shared and kept in logs.
 _LONGEST = 4000
 
@@ -64,6 +65,16 @@ def with_options(view: View, page: str, **options: Any) -> View:
     """The view with some settings of one page changed; None takes one away."""
     mine = {k: v for k, v in {**options_of(view, page), **options}.items() if v is not None}
     return changed(view, options={**view.get("options", {}), page: mine})
+
+
+def elsewhere(view: View, **changes: Any) -> View:
+    """The view of another recording or device: without the moment, the stretch, and what names addresses or
+    code of the one before."""
+    options = {
+        page: {key: value for key, value in chosen.items() if key not in _OF_A_RECORDING.get(page, ())}
+        for page, chosen in view.get("options", {}).items()
+    }
+    return changed(view, **{"event": None, "low": None, "high": None, "options": options, **changes})
 
 
 def from_query(query: str) -> View:

@@ -419,6 +419,29 @@ def test_page_draws_what_the_view_asks_for(loaded: Loaded) -> None:
     assert len(page.map_of(loaded, page.key_of(strange, loaded))) == len(drawn)
 
 
+def test_what_is_seen_of_the_lines(loaded: Loaded) -> None:
+    view = changed(DEFAULT, item=loaded.item.key, event=7800, tab="segments")
+    drawn = page.map_of(loaded, page.key_of(view, loaded))
+
+    def seen(zoom: str) -> list[float]:
+        key = page.key_of(with_options(view, "segments", zoom=zoom), loaded)
+        found = page.map_of(loaded, key)
+        assert found is drawn, "nothing else is laid out"
+        return list(page.figure_of(loaded, found, key).layout.xaxis.range)
+
+    whole = seen("")
+    assert seen(f"{drawn.row_bytes}:1000:2000") == [1000, 2000]
+    for strange in (
+        "1:1000:2000",
+        "x",
+        f"{drawn.row_bytes}:2000:1000",
+        f"{drawn.row_bytes}:-5:7",
+        "::",
+        "1:2",
+    ):
+        assert seen(strange) == whole
+
+
 def test_listed_segments_are_by_address_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = (20, 64, 32)
     moment = of(snapshot(*(segment(BASE + i * 100 * MIB, live(size * MIB)) for i, size in enumerate(sizes))))

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oomdoctor_dashboard.view import DEFAULT, changed, from_query, options_of, with_options
+from oomdoctor_dashboard.view import DEFAULT, changed, elsewhere, from_query, options_of, with_options
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
 NUMBERS = st.none() | st.integers(0, 10**12)
@@ -96,3 +96,14 @@ def test_options_belong_to_a_page() -> None:
     assert options_of(with_options(view, "live", search=None), "live") == {"size": 3}
     assert options_of(view, "overview") == {}
     assert DEFAULT["options"] == {}
+
+
+def test_elsewhere_is_without_what_names_addresses() -> None:
+    view = changed(DEFAULT, item="a", device=0, event=7, low=1, high=9, tab="segments", theme="dark")
+    view = with_options(view, "segments", alone="0x10", block="0x20", zoom="1:2:3", pool="large")
+    view = with_options(view, "live", zoom="1.2", text="linear")
+    there = elsewhere(view, device=1)
+    assert (there["item"], there["device"], there["tab"], there["theme"]) == ("a", 1, "segments", "dark")
+    assert (there["event"], there["low"], there["high"]) == (None, None, None)
+    assert there["options"] == {"segments": {"pool": "large"}, "live": {"text": "linear"}}
+    assert view["options"]["segments"]["alone"] == "0x10", "a new one"

@@ -96,6 +96,9 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
   "use strict";
 
   async function send(files) {
+    // What is said of earlier ones is old.
+    window.dash_clientside.set_props("failed", { data: null });
+    window.dash_clientside.set_props("problem", { children: null });
     for (const file of files) {
       let answer;
       const limit = Number(document.getElementById("page").dataset.uploadLimit);

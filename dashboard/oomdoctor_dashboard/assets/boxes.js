@@ -78,8 +78,21 @@ window.dash_clientside = window.dash_clientside || {};
   function labelAt(graph, clientX, clientY) {
     const { xaxis, yaxis } = graph._fullLayout || {};
     const frame = graph.getBoundingClientRect();
-    if (!xaxis || !graph.layout.meta || clientX > frame.left + xaxis._offset) return null;
-    return graph.layout.meta[Math.round(yaxis.p2l(clientY - frame.top - yaxis._offset))] || null;
+    if (!xaxis || !graph.layout.meta || !graph.layout.meta.labels || clientX > frame.left + xaxis._offset) return null;
+    return graph.layout.meta.labels[Math.round(yaxis.p2l(clientY - frame.top - yaxis._offset))] || null;
+  }
+
+  /* What is said stays within the window, whatever is pointed at. */
+  function keepInside() {
+    document.querySelectorAll(".od-tooltip").forEach((one) => {
+      const box = one.closest(".hover-content") || one;
+      box.style.transform = "";
+      const at = box.getBoundingClientRect();
+      if (!at.width) return;
+      const right = Math.max(0, at.right + 8 - window.innerWidth) || Math.min(0, at.left - 8);
+      const up = at.bottom > window.innerHeight ? at.height + 40 : 0;
+      if (right || up) box.style.transform = `translate(${-right}px, ${-up}px)`;
+    });
   }
 
   const holderOf = (target) =>
@@ -142,10 +155,11 @@ window.dash_clientside = window.dash_clientside || {};
     }
   });
   new MutationObserver(() => {
+    keepInside();
     const flame = document.getElementById("live-flame");
     if (flame && !flame.isWatched) {
       flame.isWatched = true;
       sizes.observe(flame);
     }
-  }).observe(document, { subtree: true, childList: true });
+  }).observe(document, { subtree: true, childList: true, characterData: true });
 })();

@@ -44,6 +44,9 @@ window.dash_clientside = window.dash_clientside || {};
         return [at === now ? same() : { ...view, event: at }, same()];
       };
       const typed = triggered.some((one) => one === "moment-event.n_submit" || one === "moment-event.n_blur");
+      if (typed && typeof value !== "number") {
+        window.dash_clientside.set_props("moment-event", { value: now }); // it was emptied
+      }
       if (typed && typeof value === "number" && value !== written) {
         written = value;
         return go(Math.round(value));

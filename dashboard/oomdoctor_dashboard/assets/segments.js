@@ -4,6 +4,24 @@ window.dash_clientside = window.dash_clientside || {};
   "use strict";
 
   window.dash_clientside.oomdoctor_segments = {
+    /* What is seen of the lines is a part of the view, and stays while one steps. */
+    zoomed: function (relayout, view) {
+      const none = window.dash_clientside.no_update;
+      const graph = document.querySelector("#segments-graph .js-plotly-plot");
+      const meta = graph && graph.layout && graph.layout.meta;
+      if (!relayout || !view || !meta || view.tab !== "segments") return none;
+      const ends = relayout["xaxis.range"] || [relayout["xaxis.range[0]"], relayout["xaxis.range[1]"]];
+      const all = relayout["xaxis.autorange"];
+      if (!all && !ends.every(Number.isFinite)) return none;
+      const whole = meta.row_bytes * 1.02;
+      const [low, high] = all ? [0, whole] : [Math.max(0, Math.round(ends[0])), Math.round(ends[1])];
+      const mine = { ...((view.options || {}).segments || {}) };
+      const before = mine.zoom;
+      delete mine.zoom;
+      if (low > 0 || high < whole * 0.99) mine.zoom = [meta.row_bytes, low, high].join(":");
+      return mine.zoom === before ? none : { ...view, options: { ...(view.options || {}), segments: mine } };
+    },
+
     /* Of a button in the panel. Buttons that appear call this as well, and nobody has clicked those. */
     follow: function (...args) {
       const view = args[args.length - 1];

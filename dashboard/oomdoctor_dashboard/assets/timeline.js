@@ -74,8 +74,10 @@ window.dash_clientside.oomdoctor_timeline = {
     }
     const [low, high] = here.fitted(Math.floor(Math.min(...ends)), Math.ceil(Math.max(...ends)), info.events);
     const now = view.low === null ? [0, info.events] : here.fitted(view.low, view.high, info.events);
-    if (low === now[0] && high === now[1]) {
-      if (ends[0] !== low || ends[1] !== high) {
+    const narrowest = now[1] - now[0] <= Math.min(4, info.events);
+    const within = Math.min(...ends) >= now[0] && Math.max(...ends) <= now[1];
+    if ((low === now[0] && high === now[1]) || (narrowest && within)) {
+      if (ends[0] !== now[0] || ends[1] !== now[1]) {
         // Nothing is drawn anew, so what was dragged to has to be left again.
         window.Plotly.relayout(document.querySelector("#timeline-graph .js-plotly-plot"), { "xaxis.range": now });
       }

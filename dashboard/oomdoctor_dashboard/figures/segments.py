@@ -37,18 +37,20 @@ def segment_figure(
     kinds: Sequence[tuple[str, str]] = (("allocated", colours.ALLOCATED),),
     selected: Optional[tuple[int, int]] = None,
     touched: Optional[tuple[int, int]] = None,
+    zoom: Optional[tuple[int, int]] = None,
     hover: Optional[Sequence[str]] = None,
 ) -> go.Figure:
     """The figure of a map.
 
-    ``meta`` of each trace has the numbers of its boxes in ``drawn``; that of the layout, for each line, the
-    address of the segment that its label is about.
+    ``meta`` of each trace has the numbers of its boxes in ``drawn``; that of the layout ``row_bytes`` and,
+    for each line, the address of the segment that its label is about.
 
     Args:
         theme: "light" or "dark".
         kinds: name and colour of each ``drawn.kind`` of allocated boxes.
         selected: address and bytes of what a person clicked; it gets a frame.
         touched: address and bytes of what the last event was about; it gets a frame as well.
+        zoom: the bytes of a line that are seen; None: all.
         hover: a text for each box, which is a bar then; None where texts come from elsewhere.
     """
     looks = _looks(drawn, theme, kinds)
@@ -75,6 +77,9 @@ def segment_figure(
     columns = 2 if any(len(name) > 30 for name in named) else 3
     # All at once: adding traces and layout one by one takes a multiple of the time.
     layout = _layout(drawn, theme, -(-len(named) // columns), columns)
+    layout["meta"] = {"row_bytes": drawn.row_bytes, "labels": layout["meta"]}
+    if zoom is not None:
+        layout["xaxis"] = {**layout["xaxis"], "range": list(zoom)}
     return go.Figure(data=traces, layout={**layout, "shapes": [frame for frame in frames if frame["path"]]})
 
 
@@ -221,8 +226,8 @@ def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> di
             }
             for group in drawn.groups
         ],
-        # Another scale is another picture: what a person had zoomed into is gone.
-        "uirevision": f"{drawn.row_bytes}",
+        # What is zoomed into is in the view.
+        "uirevision": None,
     }
 
 

@@ -29,7 +29,7 @@ from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.view import View, changed, options_of, with_options
+from oomdoctor_dashboard.view import View, changed, elsewhere, options_of, with_options
 
 ID, TITLE = "compare", "Compare"
 
@@ -491,9 +491,7 @@ def swapped(view: View, device: Any) -> Any:
     """A becomes B; the moment is the end."""
     if not view["other"] or device is None:
         return no_update
-    new = changed(
-        view, item=view["other"], device=int(device), other=view["item"], event=None, low=None, high=None
-    )
+    new = elsewhere(view, item=view["other"], device=int(device), other=view["item"])
     return with_options(new, ID, device=view["device"], low=None, high=None)
 
 

@@ -61,16 +61,16 @@ allocator added to the request.
 
 _RIGHT = {"type": "rightAligned"}
 _BLOCK_COLUMNS = [
-    {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 260, "tooltipField": "place"},
-    {"field": "block_size", "headerName": "Size", "width": 92, **_RIGHT},
-    {"field": "requested_size", "headerName": "Requested", "width": 94, **_RIGHT},
-    {"field": "rounding", "headerName": "Rounding", "width": 90, **_RIGHT},
-    {"field": "age", "headerName": "Age", "width": 145, **_RIGHT},
-    {"field": "alloc_event", "headerName": "Alloc event", "width": 94, **_RIGHT},
-    {"field": "state", "headerName": "State", "width": 82},
-    {"field": "pool", "headerName": "Pool", "width": 70},
-    {"field": "stream", "headerName": "Stream", "width": 72},
-    {"field": "address", "headerName": "Address", "width": 145, "cellClass": "od-mono"},
+    {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 200, "tooltipField": "place"},
+    {"field": "block_size", "headerName": "Size", "width": 88, **_RIGHT},
+    {"field": "requested_size", "headerName": "Requested", "width": 90, **_RIGHT},
+    {"field": "rounding", "headerName": "Rounding", "width": 86, **_RIGHT},
+    {"field": "age", "headerName": "Age", "width": 140, **_RIGHT},
+    {"field": "alloc_event", "headerName": "Alloc event", "width": 92, **_RIGHT},
+    {"field": "state", "headerName": "State", "width": 78},
+    {"field": "pool", "headerName": "Pool", "width": 62},
+    {"field": "stream", "headerName": "Stream", "width": 68},
+    {"field": "address", "headerName": "Address", "width": 132, "cellClass": "od-mono"},
 ]
 _PLACE_COLUMNS = [
     {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 260, "tooltipField": "place"},
@@ -305,6 +305,13 @@ def _settings(chosen: Any) -> dict[str, Any]:
     return {**found, "frames": True if frames else None}
 
 
+def _with(choices: list[dict[str, str]], chosen: Any) -> list[dict[str, str]]:
+    """Choices, and what is chosen though it is not there: it has to be seen to be cleared."""
+    if chosen is None or str(chosen) in {one["value"] for one in choices}:
+        return choices
+    return [*choices, {"value": str(chosen), "label": f"{chosen} (not here)"}]
+
+
 def _boxes(options: dict[str, Any], there: Any) -> list[Any]:
     """What an address or another page asked for stands in the boxes."""
     chosen = {k: v for k, v in options.items() if k != "zoom"}
@@ -368,7 +375,10 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         wished = _PLACE_COLUMNS if options.get("group") == "place" else _BLOCK_COLUMNS
         loaded = library.loaded(shown["item"], shown["device"])
         moment = loaded.moment(shown["event"])
-        offered = [live_data.pool_choices(moment), live_data.stream_choices(moment)]
+        offered = [
+            _with(live_data.pool_choices(moment), options.get("pool")),
+            _with(live_data.stream_choices(moment), options.get("stream")),
+        ]
         return {
             "drawn": _drawn(loaded, shown, width if isinstance(width, int) and width > 0 else _WIDTH),
             "columns": no_update if columns and len(columns) == len(wished) else wished,
@@ -428,6 +438,8 @@ def _drawn(loaded: Loaded, shown: View, width: int) -> tuple[Any, ...]:
     except OomdoctorError as error:
         # Nothing of what was shown before: it is not what the boxes ask for.
         return "", figures.nothing(shown["theme"]), alert(error)
+    if not some.bytes:
+        return totals_text(loaded, some, wanted), figures.nothing(shown["theme"]), _nothing(live, some)
     tree = flame_of(some, all_frames=bool(options.get("frames")), zoom=str(options.get("zoom", "")))
     figure = figures.boxes(tree, live.total_bytes, width, theme=shown["theme"])
     return totals_text(loaded, some, wanted), figure, _nothing(live, some)

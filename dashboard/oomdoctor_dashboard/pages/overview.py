@@ -20,7 +20,7 @@ from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.pages.whatif import searched
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, first_oom, rows_of, story_of
-from oomdoctor_dashboard.view import changed
+from oomdoctor_dashboard.view import changed, elsewhere
 
 ID, TITLE = "overview", "Overview"
 
@@ -178,12 +178,12 @@ def register(app: dash.Dash, library: Library) -> None:
         if (row["item"], row["device"]) == (view["item"], view["device"]):
             failed = first_oom(library.loaded(row["item"], row["device"]))
             return no_update if failed is None else changed(view, event=failed)
-        return changed(view, item=row["item"], device=row["device"], event=None, low=None, high=None)
+        return elsewhere(view, item=row["item"], device=row["device"])
 
 
 def _told(story: Story, found: Optional[dict[str, Any]]) -> Any:
     """The story; ``found`` is the recommendation of a search, where What if has made one."""
-    colour = "red" if story.failed else "teal"
+    colour = {"out of memory": "red", "did not fail": "teal"}.get(story.word, "gray")
     figures = [
         dmc.Group(
             [
@@ -198,9 +198,7 @@ def _told(story: Story, found: Optional[dict[str, Any]]) -> Any:
     parts: list[Any] = [
         dmc.Group(
             [
-                dmc.Badge(
-                    "out of memory" if story.failed else "did not fail", color=colour, variant="filled"
-                ),
+                dmc.Badge(story.word, color=colour, variant="filled"),
                 dmc.Text(story.title, fw=700, size="lg"),
             ],
             gap="sm",

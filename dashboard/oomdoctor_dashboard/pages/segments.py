@@ -98,8 +98,8 @@ def layout() -> Any:
                                 style={"display": "none"},
                                 config={
                                     "displaylogo": False, "showSendToCloud": False,
-                                    "doubleClick": "reset",
-                                    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+                                    "doubleClick": "autosize",
+                                    "modeBarButtonsToRemove": ["select2d", "lasso2d", "resetScale2d"],
                                     "toImageButtonOptions": {"filename": "oomdoctor-segments", "scale": 2},
                                 },
                             ),
@@ -224,7 +224,8 @@ def key_of(shown: View, loaded: Loaded) -> dict[str, Any]:
 def map_of(loaded: Loaded, key: dict[str, Any]) -> SegmentMap:
     """The map that a key asks for; of the last few, what pointing and clicking ask for again."""
     kept: dict[Any, SegmentMap] = loaded.made("segment maps", lambda _: {})
-    text = json.dumps([key["event"], key["options"]], sort_keys=True)
+    drawn = {name: value for name, value in key["options"].items() if name not in ("block", "zoom")}
+    text = json.dumps([key["event"], drawn], sort_keys=True)
     found = kept.get(text)
     if found is None:
         found = _map(loaded, key)
@@ -254,7 +255,14 @@ def figure_of(loaded: Loaded, found: SegmentMap, key: dict[str, Any]) -> Any:
     selected = None
     if row is not None:
         selected = int(moment.layout.blocks["ptr"][row]), int(moment.layout.blocks["size"][row])
-    return segment_figure(found, key["theme"], kinds=names, selected=selected, touched=_touched(moment))
+    return segment_figure(
+        found,
+        key["theme"],
+        kinds=names,
+        selected=selected,
+        touched=_touched(moment),
+        zoom=_zoom(key["options"].get("zoom"), found.row_bytes),
+    )
 
 
 def lives_of(loaded: Loaded) -> Lives:
@@ -307,6 +315,15 @@ def _touched(moment: Moment) -> Optional[tuple[int, int]]:
     if events.action[at] in (ALLOC, FREE_REQUESTED, FREE_COMPLETED) or size:
         return int(events.address[at]), size
     return None
+
+
+def _zoom(text: Any, row_bytes: int) -> Optional[tuple[int, int]]:
+    """The stretch of a line that is seen, "row bytes:low:high" in the view; None where lines are others."""
+    numbers = str(text or "").split(":")
+    if len(numbers) != 3 or not all(one.isascii() and one.isdigit() and len(one) < 16 for one in numbers):
+        return None
+    width, low, high = map(int, numbers)
+    return (low, high) if width == row_bytes and low < high else None
 
 
 def _address(text: Any) -> Optional[int]:
@@ -430,6 +447,14 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
             start = int(bounds(layout)[0][layout.segment[block]])
             return with_options(view, ID, alone=f"{start:#x}")
         return with_options(view, ID, block=f"{int(layout.blocks['ptr'][block]):#x}")
+
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_segments", "zoomed"),
+        Output(ids.VIEW, "data", allow_duplicate=True),
+        Input(f"{ID}-graph", "relayoutData"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
 
     # The panel's buttons: to another block, to one segment alone, to another moment.
     app.clientside_callback(

@@ -571,7 +571,7 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
             "drawn": no_update,
         }  # fmt: skip
         if form.asked is None:
-            return {**out, "problem": _rejected(form)}
+            return {**out, "problem": _rejected(form, drawn is not None)}
         asked = form.asked
         key = (ID, shown["item"], shown["device"], asked)
         job = kept.start(
@@ -592,11 +592,12 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
         return {**out, **_answered(loaded, job.result, shown, form, [*map(str, key)], drawn)}
 
 
-def _rejected(form: Wanted) -> Any:
+def _rejected(form: Wanted, has_before: bool) -> Any:
     title = "A field is not understood"
     if "conf" in form.errors:
         title = f"torch {named(form.torch)} rejects these settings"
-    return alert(title, "The field says why. What is shown below was asked for before.")
+    before = " What is shown below was asked for before." if has_before else ""
+    return alert(title, f"The field says why.{before}")
 
 
 def _answered(
