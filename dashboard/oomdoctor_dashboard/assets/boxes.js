@@ -82,8 +82,11 @@ window.dash_clientside = window.dash_clientside || {};
     return graph.layout.meta.labels[Math.round(yaxis.p2l(clientY - frame.top - yaxis._offset))] || null;
   }
 
+  let pointed = null; // the last box, what is drawn where it is, and in which graph
+
   /* What is said stays within the window, whatever is pointed at. */
   function keepInside() {
+    if (!pointed) return;
     document.querySelectorAll(".od-tooltip").forEach((one) => {
       const box = one.closest(".hover-content") || one;
       box.style.transform = "";
@@ -102,7 +105,6 @@ window.dash_clientside = window.dash_clientside || {};
     return holder && holder.querySelector(".js-plotly-plot");
   };
 
-  let pointed = null; // the last box, what is drawn where it is, and in which graph
   let waits = null;
 
   function point(event) {
@@ -126,7 +128,7 @@ window.dash_clientside = window.dash_clientside || {};
   document.addEventListener(
     "mousedown",
     function (event) {
-      const graph = event.button === 0 && graphOf(event.target);
+      const graph = event.button === 0 && !event.target.closest(".modebar") && graphOf(event.target);
       pressed = graph && { graph: graph, id: holderOf(event.target).id, x: event.clientX, y: event.clientY };
     },
     true
