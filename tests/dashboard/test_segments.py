@@ -419,6 +419,16 @@ def test_page_draws_what_the_view_asks_for(loaded: Loaded) -> None:
     assert len(page.map_of(loaded, page.key_of(strange, loaded))) == len(drawn)
 
 
+def test_a_stream_that_is_not_here_is_named(loaded: Loaded) -> None:
+    moment = loaded.moment(7800)
+    here = page._controls(moment, {"stream": 0})[5]
+    assert page._controls(moment, {"stream": 77})[5] == [
+        *here,
+        {"value": "77", "label": "stream 77 (not here)"},
+    ]
+    assert page._controls(moment, {"stream": "q"})[5] == here
+
+
 def test_what_is_seen_of_the_lines(loaded: Loaded) -> None:
     view = changed(DEFAULT, item=loaded.item.key, event=7800, tab="segments")
     drawn = page.map_of(loaded, page.key_of(view, loaded))

@@ -395,6 +395,9 @@ def _controls(moment: Moment, options: dict[str, Any]) -> tuple[Any, ...]:
         {"value": str(rank), "label": f"stream {stream_name(recording, rank)}"}
         for rank in range(len(handles))
     ]
+    wanted = options.get("stream")
+    if isinstance(wanted, int) and wanted >= len(handles):
+        streams.append({"value": str(wanted), "label": f"stream {wanted} (not here)"})
     return (
         options.get("pool", "all"),
         str(options.get("stream", "all")),
