@@ -17,14 +17,13 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from flask import Flask
 
 from oomdoctor import __version__
-from oomdoctor.errors import OomdoctorError
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.access import Access, guard
 from oomdoctor_dashboard.choosing import device_choices, item_choices
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.gates import open_gates, place_of, stores
 from oomdoctor_dashboard.library import Item, Library
-from oomdoctor_dashboard.uploads import add_upload_route, too_large
+from oomdoctor_dashboard.uploads import add_upload_route, as_named, too_large
 from oomdoctor_dashboard.view import DEFAULT, TABS, changed, elsewhere, from_query
 
 ALWAYS = ("timeline", "moment")
@@ -369,16 +368,6 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
             return no_update
         return changed(view, item=items[0].key)
 
-    @app.callback(
-        Output(ids.MESSAGES, "sendNotifications", allow_duplicate=True),
-        Input("uploaded", "data"),
-        prevent_initial_call=True,
-    )
-    def refused(uploaded: Any) -> Any:
-        if not uploaded or "error" not in uploaded:
-            return no_update
-        return [_notification(str(uploaded.get("name", "The file")), str(uploaded["error"]))]
-
 
 def _register_reading(app: dash.Dash, library: Library) -> None:
     # Without a round trip where what is wanted is of the recording that is shown. Not one with the callback
@@ -456,7 +445,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 return no_update, no_update, visible, text, clear, False, views, no_update
             if job.error is not None:
                 item = library.item(view["item"])
-                error = _as_named(job.error, item)
+                error = as_named(job.error, item)
                 library.jobs.forget((view["item"], device))
                 library.failed(view["item"])
                 # What was open before stays: the view goes back in the browser, if it is still the one.
@@ -476,20 +465,6 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
             view = changed(view, device=device)
             return view, view, hidden, "", clear, True, visible, None
         return view, no_update, hidden, "", clear, True, visible, None
-
-
-def _as_named(error: BaseException, item: Optional[Item]) -> BaseException:
-    """An error about an uploaded file, with the name that it has where it came from."""
-    if item is None or not item.is_upload or not isinstance(error, OomdoctorError):
-        return error
-    path = item.source.path
-
-    def told(text: Optional[str]) -> Optional[str]:
-        return None if text is None else text.replace(path, item.group)
-
-    return type(error)(
-        told(error.what) or "", where=told(error.where), why=told(error.why), next_step=told(error.next_step)
-    )
 
 
 def _may_be_unfinished(item: Optional[Item]) -> str:

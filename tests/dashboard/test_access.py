@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,21 @@ def test_uploads_are_bounded() -> None:
     kept = library.items()
     assert len(kept) == UPLOADS_KEPT
     assert len(list(Path(kept[0].source.path).parent.iterdir())) == UPLOADS_KEPT, "the oldest are gone"
+    library.close()
+
+
+def test_one_of_several_that_cannot_be_read_is_refused() -> None:
+    library = Library()
+    page = client(limit=1 << 20, library=library)
+    bad = page.post(
+        PATH + "?name=bad.pickle&several=1", data=b"no snapshot", headers={HEADER: "1"}
+    ).get_json()
+    assert "bad.pickle" in bad["error"]
+    assert tempfile.gettempdir() not in bad["error"]
+    assert library.items() == []
+    good = b'{"segments": [{"device": 0, "address": 4096, "total_size": 2097152, "stream": 0, "blocks": []}]}'
+    answer = page.post(PATH + "?name=good.json&several=1", data=good, headers={HEADER: "1"}).get_json()
+    assert [item.key for item in library.items()] == [answer.get("key")], answer
     library.close()
 
 

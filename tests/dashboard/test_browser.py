@@ -586,11 +586,15 @@ def test_of_two_files_the_one_that_can_be_read_is_shown_and_the_other_told(tab: 
     tab.page.wait_for_function(
         "document.querySelector('#item').value.startsWith('0001-exit.pickle')", timeout=60_000
     )
-    tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
+    tab.page.wait_for_selector(".mantine-Notification-root", timeout=60_000)
+    assert "bad.pickle" in tab.text(".mantine-Notification-root")
     tab.drawn()
-    assert "bad.pickle" in tab.text("#problem")
     assert tab.page.locator("#item").input_value().startswith("0001-exit.pickle · uploaded")
     assert "no out-of-memory error" in tab.text("#story")
+    assert tab.page.locator("#problem [role=alert]").count() == 0
+    tab.page.set_input_files("#upload-file", [str(bad)])
+    tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
+    assert "bad.pickle" in tab.text("#problem")
     tab.page.locator("#problem button").click()
     assert tab.page.locator("#problem [role=alert]").count() == 0
 

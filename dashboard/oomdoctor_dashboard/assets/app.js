@@ -106,7 +106,8 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
         if (file.size > limit) {
           throw new Error("TOO LARGE");
         }
-        const response = await fetch("/_upload?name=" + encodeURIComponent(file.name), {
+        const several = files.length > 1 ? "&several=1" : "";
+        const response = await fetch("/_upload?name=" + encodeURIComponent(file.name) + several, {
           method: "POST",
           headers: { "X-Oomdoctor-Upload": "1", "Content-Type": "application/octet-stream" },
           body: file,
@@ -116,9 +117,12 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
         const tooLarge = error.message === "TOO LARGE" && document.getElementById("page").dataset.tooLarge;
         answer = { error: tooLarge || "the file could not be sent: " + error.message };
       }
-      answer.name = file.name;
-      answer.at = Date.now();
-      window.dash_clientside.set_props("uploaded", { data: answer });
+      if (answer.error) {
+        const told = { action: "show", title: file.name, message: answer.error, color: "red", autoClose: 15000 };
+        window.dash_clientside.set_props("messages", { sendNotifications: [told] });
+      } else {
+        window.dash_clientside.set_props("uploaded", { data: { key: answer.key, at: Date.now() } });
+      }
     }
   }
 
