@@ -14,16 +14,19 @@ from oomdoctor.errors import EmulatorError
 
 pytest.importorskip("transformers")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "llama_generate.py"
+pytestmark = [pytest.mark.torch, pytest.mark.xdist_group("end-to-end")]
 
 
-@pytest.mark.torch
-@pytest.mark.xdist_group("end-to-end")
-def test_a_loop_of_its_own(tmp_path: Path) -> None:
-    """What the last request used is still there when the next one is answered."""
+@pytest.fixture(autouse=True)
+def _needs_torch() -> None:
     try:
         find_torch(sys.executable)
     except EmulatorError as error:
         pytest.skip(f"no CUDA build of torch to test with: {error.what}")
+
+
+def test_a_loop_of_its_own(tmp_path: Path) -> None:
+    """What the last request used is still there when the next one is answered."""
     shape = ["--layers", "2", "--requests", "3", "--max-prompt", "400", "--new-tokens", "2"]
     peaks = []
     for way in ([], ["--loop"]):
@@ -41,14 +44,8 @@ def test_a_loop_of_its_own(tmp_path: Path) -> None:
     assert peaks[1] > peaks[0]
 
 
-@pytest.mark.torch
-@pytest.mark.xdist_group("end-to-end")
 def test_a_limit_on_one_large_device(tmp_path: Path) -> None:
     """As on a machine with one GPU: the limit is PyTorch's memory fraction."""
-    try:
-        find_torch(sys.executable)
-    except EmulatorError as error:
-        pytest.skip(f"no CUDA build of torch to test with: {error.what}")
     command = [sys.executable, str(EXAMPLE), "--layers", "4", "--gib", "2.2", "--max-prompt", "1000"]
     done = subprocess.run(
         [sys.executable, "-m", "oomdoctor", "rehearse", "--memory", "141GiB", "-o", "run", "--", *command],

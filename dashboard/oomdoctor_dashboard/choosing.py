@@ -17,6 +17,13 @@ def item_choices(library: Library) -> list[dict[str, Any]]:
     return [{"group": group, "items": items} for group, items in groups.items()]
 
 
+def with_chosen(choices: list[dict[str, str]], chosen: Any, label: str) -> list[dict[str, str]]:
+    """Choices, and what is chosen though it is not there: it has to be seen to be cleared."""
+    if chosen is None or str(chosen) in {one["value"] for one in choices}:
+        return choices
+    return [*choices, {"value": str(chosen), "label": f"{label} (not here)"}]
+
+
 def device_choices(library: Library, key: Optional[str]) -> list[dict[str, str]]:
     """The devices of a snapshot that was read; none where it was not."""
     if key is None:

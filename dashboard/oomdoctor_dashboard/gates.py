@@ -15,7 +15,8 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from oomdoctor_dashboard import ids
 
 # What does not change with the moment, but for a line that moves in the browser.
-_OVER = ("timeline", "fragmentation-over")
+OVER_FRAGMENTATION = "fragmentation-over"
+_OVER = ("timeline", OVER_FRAGMENTATION)
 
 
 def shown_id(page: str) -> str:
@@ -33,7 +34,7 @@ def stores(pages: Sequence[str]) -> list[Any]:
     return [
         dcc.Store(id="mounted", data=[]),
         dcc.Store(id="gates", data=list(pages)),
-        *map(shown_store, ("fragmentation-over", *pages)),  # the timeline brings its own
+        *map(shown_store, (OVER_FRAGMENTATION, *pages)),  # the timeline brings its own
     ]
 
 

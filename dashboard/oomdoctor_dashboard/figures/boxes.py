@@ -34,6 +34,12 @@ def filled(
     }
 
 
+def ends(line: NDArray[np.int64], at: NDArray[np.int64], tall: float) -> str:
+    """Lines across where boxes end, for :func:`outline`."""
+    places = zip(line.tolist(), at.tolist())
+    return "".join(f"M{end},{row - tall / 2:g}V{row + tall / 2:g}" for row, end in places)
+
+
 def outline(path: str, colour: str, thick: float, name: str) -> dict[str, Any]:
     """A shape of lines, however many, in data coordinates."""
     return {"type": "path", "path": path, "name": name, "line": {"color": colour, "width": thick}}

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
-from oomdoctor_dashboard.figures.boxes import filled, outline
+from oomdoctor_dashboard.figures.boxes import ends, filled, outline
 from oomdoctor_dashboard.live_flame import Boxes, Flame, boxes_of
 
 _LEVEL_PX = 23
@@ -29,7 +29,7 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
     # What a snapshot calls a frame is text, never markup.
     labels = [_escaped(label) for label in tree.labels]
     sizes = [format_bytes(one) for one in tree.bytes]
-    blocks = ["1 block" if one == 1 else f"{one:,} blocks" for one in tree.blocks]
+    blocks = list(map(_counted, tree.blocks))
     shares = [f"{one / total_bytes:.1%}" if total_bytes else "" for one in tree.bytes]
     fills = [_colour(*node) for node in zip(tree.parents, tree.files)]
     trace = {
@@ -73,19 +73,16 @@ def boxes(tree: Flame, total_bytes: int, width: int, *, theme: str = "light") ->
     for fill in dict.fromkeys(fills):
         mine = np.array([i for i, one in enumerate(fills) if one == fill])
         area = filled(laid.level[mine], laid.low[mine], laid.high[mine], fill, _TALL)
-        # What leads to what was zoomed to stands back.
         traces.append({**area, "meta": mine.tolist(), "showlegend": False})
     if tree.above:
+        # What leads to what was zoomed to stands back.
         above = np.arange(tree.above)
         veil = filled(laid.level[above], laid.low[above], laid.high[above], colours.paper(theme), _TALL)
         traces.append({**veil, "opacity": 0.45, "showlegend": False})
     inks = [colours.ink(theme) if i < tree.above else _readable(fill) for i, fill in enumerate(fills)]
     traces.append(_labels(tree, laid, inks, whole / width))
-    edges = "".join(
-        f"M{end},{level - _TALL / 2:g}V{level + _TALL / 2:g}"
-        for level, low, end in zip(laid.level.tolist(), laid.low.tolist(), laid.high.tolist())
-        if end - low > whole / width * 4
-    )
+    wide = laid.high - laid.low > whole / width * 4
+    edges = ends(laid.level[wide], laid.high[wide], _TALL)
     hidden = {"visible": False, "fixedrange": True}
     height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 8), _MOST_PX)
     layout = {
@@ -127,9 +124,13 @@ def _said(tree: Flame, total_bytes: int) -> list[list[str]]:
     out = []
     for label, detail, size, blocks in zip(tree.labels, tree.details, tree.bytes, tree.blocks):
         share = f", {size / total_bytes:.1%} of all that is live" if total_bytes else ""
-        count = "1 block" if blocks == 1 else f"{blocks:,} blocks"
-        out.append([label, *([detail] if detail else []), f"{format_bytes(size)} in {count}{share}"])
+        told = f"{format_bytes(size)} in {_counted(blocks)}{share}"
+        out.append([label, *([detail] if detail else []), told])
     return out
+
+
+def _counted(blocks: int) -> str:
+    return "1 block" if blocks == 1 else f"{blocks:,} blocks"
 
 
 def nothing(theme: str = "light") -> go.Figure:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
-from oomdoctor_dashboard.figures.boxes import filled, outline
+from oomdoctor_dashboard.figures.boxes import ends, filled, outline
 from oomdoctor_dashboard.segment_map import ALLOCATED, FREE, HOLE, PENDING, STATES, SegmentMap, bounds
 
 # What holes and whole free segments look like where the moment is dark or light.
@@ -76,10 +76,7 @@ def segment_figure(
     named = [trace["name"] for trace in traces if trace["showlegend"]]
     columns = 2 if any(len(name) > 30 for name in named) else 3
     # All at once: adding traces and layout one by one takes a multiple of the time.
-    layout = _layout(drawn, theme, -(-len(named) // columns), columns)
-    layout["meta"] = {"row_bytes": drawn.row_bytes, "labels": layout["meta"]}
-    if zoom is not None:
-        layout["xaxis"] = {**layout["xaxis"], "range": list(zoom)}
+    layout = _layout(drawn, theme, -(-len(named) // columns), columns, zoom)
     return go.Figure(data=traces, layout={**layout, "shapes": [frame for frame in frames if frame["path"]]})
 
 
@@ -166,12 +163,13 @@ def _frames(
 def _borders(drawn: SegmentMap, colour: str) -> dict[str, Any]:
     """Lines at the ends of the boxes that have room for them, as one path."""
     wide = np.flatnonzero(drawn.bytes > drawn.row_bytes * _BORDERED)
-    ends = np.stack([drawn.line[wide], drawn.start[wide] + drawn.bytes[wide]], 1)
-    path = "".join(f"M{end},{line - _TALL / 2:g}V{line + _TALL / 2:g}" for line, end in ends.tolist())
+    path = ends(drawn.line[wide], drawn.start[wide] + drawn.bytes[wide], _TALL)
     return outline(path, colour, 1, "border")
 
 
-def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> dict[str, Any]:
+def _layout(
+    drawn: SegmentMap, theme: str, legend_rows: int, columns: int, zoom: Optional[tuple[int, int]]
+) -> dict[str, Any]:
     values, texts = colours.byte_ticks(drawn.row_bytes, 8)
     lines, labels, about = _labels(drawn)
     base = colours.layout(theme)
@@ -179,7 +177,7 @@ def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> di
     return {
         **base,
         "barmode": "overlay",
-        "meta": about,
+        "meta": {"row_bytes": drawn.row_bytes, "labels": about},
         "height": height_of(drawn.lines, legend_rows),
         "margin": {**_MARGIN, "t": _top(legend_rows)},
         "hovermode": "closest",
@@ -199,7 +197,7 @@ def _layout(drawn: SegmentMap, theme: str, legend_rows: int, columns: int) -> di
         },
         "xaxis": {
             **base["xaxis"],
-            "range": [-drawn.row_bytes * 0.002, drawn.line_bytes * 1.002],
+            "range": list(zoom or (-drawn.row_bytes * 0.002, drawn.line_bytes * 1.002)),
             "tickvals": values,
             "ticktext": texts,
             "showgrid": False,

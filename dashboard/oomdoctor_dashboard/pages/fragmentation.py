@@ -19,7 +19,7 @@ from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
-from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
+from oomdoctor_dashboard.gates import OVER_FRAGMENTATION, has_just_come, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
@@ -27,8 +27,6 @@ from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
 ID, TITLE = "fragmentation", "Fragmentation"
-# What is drawn over the timeline's stretch.
-OVER = f"{ID}-over"
 
 # The view while this page is looked at: what other pages do costs it no way to the server.
 _SHOWN = shown_id(ID)
@@ -344,7 +342,7 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-problem", "children"),
         Output(f"{ID}-history", "style"),
         # Not with each step: the line of the moment moves in the browser.
-        Input(shown_id(OVER), "data"),
+        Input(shown_id(OVER_FRAGMENTATION), "data"),
         Input(f"{ID}-poll", "n_intervals"),
         Input(f"{ID}-stopped", "data"),
         State(_SHOWN, "data"),

@@ -18,6 +18,7 @@ from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids, live_data
+from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
 from oomdoctor_dashboard.gates import has_just_come, shown_id
@@ -305,13 +306,6 @@ def _settings(chosen: Any) -> dict[str, Any]:
     return {**found, "frames": True if frames else None}
 
 
-def _with(choices: list[dict[str, str]], chosen: Any) -> list[dict[str, str]]:
-    """Choices, and what is chosen though it is not there: it has to be seen to be cleared."""
-    if chosen is None or str(chosen) in {one["value"] for one in choices}:
-        return choices
-    return [*choices, {"value": str(chosen), "label": f"{chosen} (not here)"}]
-
-
 def _boxes(options: dict[str, Any], there: Any) -> list[Any]:
     """What an address or another page asked for stands in the boxes."""
     chosen = {k: v for k, v in options.items() if k != "zoom"}
@@ -331,9 +325,8 @@ def _register_choosing(app: dash.Dash) -> None:
     )
     def choose(*args: Any) -> Any:
         *chosen, view = args
-        if (
-            has_just_come() or not view or not view["item"]
-        ):  # also when another page was opened while it waited
+        # Also when another page was opened while it waited.
+        if has_just_come() or not view or not view["item"]:
             return no_update
         new = with_options(view, ID, **_settings(chosen))
         return no_update if options_of(new, ID) == options_of(view, ID) else new
@@ -376,8 +369,11 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         loaded = library.loaded(shown["item"], shown["device"])
         moment = loaded.moment(shown["event"])
         offered = [
-            _with(live_data.pool_choices(moment), options.get("pool")),
-            _with(live_data.stream_choices(moment), options.get("stream")),
+            with_chosen(choices, chosen, str(chosen))
+            for choices, chosen in (
+                (live_data.pool_choices(moment), options.get("pool")),
+                (live_data.stream_choices(moment), options.get("stream")),
+            )
         ]
         return {
             "drawn": _drawn(loaded, shown, width if isinstance(width, int) and width > 0 else _WIDTH),

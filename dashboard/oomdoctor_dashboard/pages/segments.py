@@ -16,6 +16,7 @@ from oomdoctor.snapshot.model import ALLOC, FREE_COMPLETED, FREE_REQUESTED
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.block_life import Lives
+from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.segments import segment_figure
@@ -396,8 +397,8 @@ def _controls(moment: Moment, options: dict[str, Any]) -> tuple[Any, ...]:
         for rank in range(len(handles))
     ]
     wanted = options.get("stream")
-    if isinstance(wanted, int) and wanted >= len(handles):
-        streams.append({"value": str(wanted), "label": f"stream {wanted} (not here)"})
+    if isinstance(wanted, int):
+        streams = with_chosen(streams, wanted, f"stream {wanted}")
     return (
         options.get("pool", "all"),
         str(options.get("stream", "all")),
