@@ -23,15 +23,15 @@ from oomdoctor_dashboard.choosing import device_choices, item_choices
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.gates import open_gates, place_of, stores
 from oomdoctor_dashboard.library import Item, Library
+from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.uploads import add_upload_route, as_named, too_large
-from oomdoctor_dashboard.view import DEFAULT, TABS, changed, elsewhere, from_query
+from oomdoctor_dashboard.view import DEFAULT, OF_A_RECORDING, TABS, changed, from_query
 
 ALWAYS = ("timeline", "moment")
 # Pages that come when they are opened.
 LATER = TABS[1:]
 MIB = 1 << 20
 
-_POLL_MS = 250
 _FOLLOW_MS = 5000
 
 
@@ -113,12 +113,13 @@ def _frame(
             dcc.Store(id="first-item", data=start),
             dcc.Store(id="uploaded", data=None),
             dcc.Store(id="default-view", data=DEFAULT),
+            dcc.Store(id="of-a-recording", data=OF_A_RECORDING),
             dcc.Store(id="wanted", data=None),
             dcc.Store(id="subject", data=None),
             dcc.Store(id="failed", data=None),
             dcc.Store(id="whatif-drawn"),
             *stores(LATER),
-            dcc.Interval(id="poll", interval=_POLL_MS, disabled=True),
+            poll("poll"),
             dcc.Interval(id="follow", interval=_FOLLOW_MS),
             dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
             html.Div(
@@ -302,7 +303,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
             # An answer of ours may have been dropped while the page was being built: look after it, unless
             # the boxes ask for something that is being read.
             is_right = not subject or (item_now, device_now) == (subject["item"], str(subject["device"]))
-            reads = subject and view and view["item"] != subject["item"]
+            reads = subject and view and any(view[one] != subject[one] for one in ("item", "device"))
             if (not library.refresh() and is_right) or reads:
                 return no_update, no_update, no_update, no_update
         items = item_choices(library)
@@ -313,34 +314,18 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         # With the choices sent along: a searchable box shows no value that comes without them.
         return items, item, device_choices(library, item), mine
 
-    @app.callback(
+    # In the browser: while a server were asked, what looks after the boxes would set them back.
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "chosen"),
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input("item", "value"),
         Input("device", "value"),
         Input("uploaded", "data"),
         State(ids.VIEW, "data"),
         State("subject", "data"),
+        State("of-a-recording", "data"),
         prevent_initial_call=True,
     )
-    def chosen(item: Optional[str], device: Optional[str], uploaded: Any, view: Any, subject: Any) -> Any:
-        if view is None:
-            return no_update
-        is_upload = dash.ctx.triggered_id == "uploaded"
-        is_shown = subject and (item, device) == (subject["item"], str(subject["device"]))
-        if is_shown and not is_upload and view["item"] == item:
-            return no_update  # the boxes were set to what is shown
-        if is_upload:
-            item, device = (uploaded or {}).get("key"), None
-        if not item:
-            return no_update
-        if item != view["item"]:
-            return elsewhere(view, item=item, device=None)
-        shows_it = subject and (subject["item"], subject["device"]) == (item, view["device"])
-        if device is None and not shows_it:
-            return elsewhere(view, device=None)  # it could not be shown
-        if device is None or int(device) == view["device"]:
-            return no_update
-        return elsewhere(view, device=int(device))
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -396,18 +381,18 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         Output("loading", "style"),
         Output("loading-text", "children"),
         Output("problem", "children"),
-        Output("poll", "disabled"),
+        order("poll"),
         Output("views", "style"),
         Output("failed", "data"),
         Input("wanted", "data"),
-        Input("poll", "n_intervals"),
+        question("poll"),
         Input("loading-cancel", "n_clicks"),
         State(ids.VIEW, "data"),
         State(ids.SHOWN, "data"),
         State("failed", "data"),
         prevent_initial_call=True,
     )
-    def read(_: Any, __: Any, ___: Any, view: Any, shown: Any, failed: Any) -> Any:
+    def read(_: Any, asked: Any, __: Any, view: Any, shown: Any, failed: Any) -> Any:
         hidden: Any = {"display": "none"}
         # What is said of another that could not be read, of two that were dropped here say, stays.
         clear = no_update if failed and view and failed != view["item"] else None
@@ -415,10 +400,10 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         if view is None:
             return (no_update,) * 8
         if view["item"] is None:
-            return no_update, no_update, hidden, "", _nothing_open(library), True, hidden, None
+            return no_update, no_update, hidden, "", _nothing_open(library), NO_MORE, hidden, None
         device = view["device"]
         if shown and (shown["item"], shown["device"]) == (view["item"], device):
-            return (*(no_update,) * 2, hidden, "", clear, True, visible, no_update)
+            return (*(no_update,) * 2, hidden, "", clear, NO_MORE, visible, no_update)
         if device is None or not library.is_loaded(view["item"], device):
             # Which devices there are is known once it is read: None stands for the first.
             job = library.load(view["item"], device)
@@ -427,14 +412,14 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 library.jobs.forget((view["item"], device))
                 if shown:
                     back = changed(view, item=shown["item"], device=shown["device"], event=None)
-                    return no_update, back, hidden, "", None, True, visible, None
+                    return no_update, back, hidden, "", None, NO_MORE, visible, None
                 return (
                     no_update,
                     no_update,
                     hidden,
                     "",
                     alert("Reading was cancelled", ""),
-                    True,
+                    NO_MORE,
                     hidden,
                     None,
                 )
@@ -442,7 +427,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 seconds = job.seconds
                 text = f"{job.title} … {seconds:.0f} s" if seconds > 1 else f"{job.title} …"
                 views = visible if shown else hidden
-                return no_update, no_update, visible, text, clear, False, views, no_update
+                return no_update, no_update, visible, text, clear, once_more(asked), views, no_update
             if job.error is not None:
                 item = library.item(view["item"])
                 error = as_named(job.error, item)
@@ -455,7 +440,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                     hidden,
                     "",
                     alert(error, more=_may_be_unfinished(item), closes=True),
-                    True,
+                    NO_MORE,
                     visible if shown else hidden,
                     view["item"],
                 )
@@ -463,8 +448,8 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 device = job.result.device.device
         if device != view["device"]:
             view = changed(view, device=device)
-            return view, view, hidden, "", clear, True, visible, None
-        return view, no_update, hidden, "", clear, True, visible, None
+            return view, view, hidden, "", clear, NO_MORE, visible, None
+        return view, no_update, hidden, "", clear, NO_MORE, visible, None
 
 
 def _may_be_unfinished(item: Optional[Item]) -> str:

@@ -38,7 +38,8 @@ DEFAULT: View = {
 _NUMBERS = ("device", "event", "low", "high")
 TABS = ("overview", "segments", "live", "fragmentation", "whatif", "compare")
 _CHOICES = {"axis": ("events", "time"), "theme": ("light", "dark"), "tab": TABS}
-_OF_A_RECORDING = {"segments": ("alone", "block", "zoom"), "live": ("zoom",)}
+# What names addresses or code of one recording, per page.
+OF_A_RECORDING = {"segments": ("alone", "block", "zoom"), "live": ("zoom",)}
 # The address of a page is shared and kept in logs.
 _LONGEST = 4000
 
@@ -71,7 +72,7 @@ def elsewhere(view: View, **changes: Any) -> View:
     """The view of another recording or device: without the moment, the stretch, and what names addresses or
     code of the one before."""
     options = {
-        page: {key: value for key, value in chosen.items() if key not in _OF_A_RECORDING.get(page, ())}
+        page: {key: value for key, value in chosen.items() if key not in OF_A_RECORDING.get(page, ())}
         for page, chosen in view.get("options", {}).items()
     }
     return changed(view, **{"event": None, "low": None, "high": None, "options": options, **changes})

@@ -19,7 +19,7 @@ from oomdoctor.diagnosis.inspection import inspect_device
 from oomdoctor.reporters import inspect_json
 from oomdoctor.units import format_bytes
 
-from .browser import Tab, chromium, served
+from .browser import WAIT_MS, Tab, chromium, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -195,6 +195,33 @@ def test_the_other_device_and_the_other_run(tab: Tab, library: Library) -> None:
     assert "no out-of-memory error" in tab.text("#story")
 
 
+def test_a_choice_holds_while_the_page_looks_for_news(tab: Tab) -> None:
+    """What looks after the boxes every few seconds does not set back what was just chosen, and however long
+    answers take, the questions how far reading is do not overtake each other."""
+    tab.open()
+    tab.drawn()
+    tab.page.locator("#device").click()
+    tab.page.get_by_role("option", name="GPU 1").wait_for()
+    tab.page.evaluate(
+        """() => {
+          const fetch_ = window.fetch;
+          window.fetch = async (where, what) => {
+            const follows = String(what && what.body).includes('"id":"follow"');
+            if (!follows) await new Promise(done => setTimeout(done, 500));
+            return fetch_(where, what);
+          };
+          [...document.querySelectorAll("[role=option]")].find(one => one.innerText === "GPU 1").click();
+          setTimeout(() => window.dash_clientside.set_props("follow", {n_intervals: 1000}), 150);
+        }"""
+    )
+    tab.page.wait_for_function(
+        "document.querySelector('#story').innerText.includes('GPU 1')", timeout=WAIT_MS
+    )
+    tab.rest()
+    assert tab.query()["device"] == "1"
+    assert tab.page.locator("#device").input_value() == "GPU 1"
+
+
 _LARGEST_HOLE = """() => {
   const graph = document.querySelector('#segments-graph .js-plotly-plot');
   const {x, y} = graph._fullData.find(one => String(one.name).startsWith('hole'));
@@ -287,6 +314,22 @@ def test_an_emptied_event_box_says_again_where_one_is(tab: Tab) -> None:
     tab.rest()
     assert box.input_value() == "3,000"
     assert tab.query()["event"] == "3000"
+
+
+def test_a_box_that_is_emptied_in_a_moment_says_it_too(tab: Tab) -> None:
+    """On a busy page a timer of the box is late: here nothing runs between the two."""
+    tab.open("?event=3000")
+    tab.drawn()
+    box = tab.page.locator("#moment-event")
+    box.evaluate(
+        """box => {
+          Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(box, "");
+          box.dispatchEvent(new InputEvent("input", {bubbles: true}));
+          box.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
+        }"""
+    )
+    tab.rest()
+    assert box.input_value() == "3,000"
 
 
 def step_right(tab: Tab, *, to: int) -> None:

@@ -553,14 +553,14 @@ def test_page_searches_stops_and_searches_again(to_the_end: Any) -> None:
     values = {"whatif-shown.data": view}
     of = "whatif-advice-problem.children"
     found = page.ask(of, "whatif-search.n_clicks", values)
-    assert found["whatif-advice-poll.disabled"] is False
+    assert found["whatif-advice-poll.max_intervals"] == 1
     assert found["whatif-search.disabled"] is True
     found = page.ask(of, "whatif-advice-cancel.n_clicks", values, "whatif-shown.data")
     assert "The search was stopped" in json.dumps(found["whatif-advice-problem.children"])
-    assert found["whatif-advice-poll.disabled"] is True
+    assert found["whatif-advice-poll.max_intervals"] == 0
     found = page.ask(of, "whatif-search.n_clicks", values, "whatif-shown.data")
     for _ in range(600):
-        if found["whatif-advice-poll.disabled"]:
+        if not found["whatif-advice-poll.max_intervals"]:
             break
         assert 0 <= found["whatif-advice-progress.value"] <= 100
         time.sleep(0.1)

@@ -33,6 +33,41 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     ];
   },
 
+  /* Another snapshot or device was chosen, or came as an upload. */
+  chosen: function (item, device, uploaded, view, subject, ofARecording) {
+    const all = window.dash_clientside;
+    if (!view) {
+      return all.no_update;
+    }
+    const elsewhere = (changes) => {
+      const options = {};
+      for (const [page, chosen] of Object.entries(view.options || {})) {
+        const kept = Object.entries(chosen).filter(([key]) => !(ofARecording[page] || []).includes(key));
+        options[page] = Object.fromEntries(kept);
+      }
+      return { ...view, event: null, low: null, high: null, options: options, ...changes };
+    };
+    const isUpload = all.callback_context.triggered.some((one) => one.prop_id === "uploaded.data");
+    if (isUpload) {
+      return uploaded && uploaded.key ? elsewhere({ item: uploaded.key, device: null }) : all.no_update;
+    }
+    if (!item) {
+      return all.no_update;
+    }
+    const number = device === null || device === undefined ? null : Number(device);
+    const isSubject = subject && item === subject.item;
+    if (isSubject && number === subject.device && view.item === item) {
+      return all.no_update; // the boxes were set to what is shown
+    }
+    if (item !== view.item) {
+      return elsewhere({ item: item, device: null });
+    }
+    if (number === null && !(isSubject && subject.device === view.device)) {
+      return elsewhere({ device: null }); // it could not be shown
+    }
+    return number === null || number === view.device ? all.no_update : elsewhere({ device: number });
+  },
+
   /* A tab or the colours were chosen. */
   choose: function (tab, dark, view) {
     const theme = dark ? "dark" : "light";

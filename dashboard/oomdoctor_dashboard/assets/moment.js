@@ -45,7 +45,8 @@ window.dash_clientside = window.dash_clientside || {};
       };
       const typed = triggered.some((one) => one === "moment-event.n_submit" || one === "moment-event.n_blur");
       if (typed && typeof value !== "number") {
-        window.dash_clientside.set_props("moment-event", { value: now }); // it was emptied
+        // It was emptied. Later, for the box learns of its own value with a timer, and takes no other before.
+        setTimeout(() => window.dash_clientside.set_props("moment-event", { value: now }));
       }
       if (typed && typeof value === "number" && value !== written) {
         written = value;

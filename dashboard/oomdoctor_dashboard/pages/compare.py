@@ -28,12 +28,12 @@ from oomdoctor_dashboard.figures import compare as figures
 from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import View, changed, elsewhere, options_of, with_options
 
 ID, TITLE = "compare", "Compare"
 
-_POLL_MS = 300
 _MOST_PAIRS = 4
 _MOST_ROWS = 500
 _HIDDEN: dict[str, Any] = {"display": "none"}
@@ -119,7 +119,7 @@ def layout() -> Any:
             ),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-lines"),
-            dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
+            poll(f"{ID}-poll"),
         ]
     )
 
@@ -505,19 +505,19 @@ def _register_drawing(app: dash.Dash, library: Library, compared: Compared) -> N
             "verdict": Output(f"{ID}-verdict", "children"),
             "figures": Output(f"{ID}-figures", "children"),
             "drawn": Output(f"{ID}-drawn", "data"),
-            "poll": Output(f"{ID}-poll", "disabled"),
+            "poll": order(f"{ID}-poll"),
         },
         inputs={
             "shown": Input(shown_id(ID), "data"),
-            "_": Input(f"{ID}-poll", "n_intervals"),
+            "asked": question(f"{ID}-poll"),
             "_cancel": Input(f"{ID}-cancel", "n_clicks"),
             "drawn": State(f"{ID}-drawn", "data"),
         },
     )
-    def draw(shown: Any, _: Any, _cancel: Any, drawn: Any) -> Any:
+    def draw(shown: Any, asked: Any, _cancel: Any, drawn: Any) -> Any:
         out: dict[str, Any] = {
             "problem": None, "waiting": _HIDDEN, "reading": "", "body": _HIDDEN, "verdict": no_update,
-            "figures": no_update, "drawn": None, "poll": True,
+            "figures": no_update, "drawn": None, "poll": NO_MORE,
         }  # fmt: skip
         if not _mine(shown):
             return dict.fromkeys(out, no_update)
@@ -536,7 +536,7 @@ def _register_drawing(app: dash.Dash, library: Library, compared: Compared) -> N
                 job.cancel()
             elif job.state == "running" and not job.wait(0.1):
                 text = f"{job.title} … {job.seconds:.0f} s"
-                return {**out, "waiting": _SHOWN, "reading": text, "poll": False}
+                return {**out, "waiting": _SHOWN, "reading": text, "poll": once_more(asked)}
             library.jobs.forget((ID, *key))
             if job.state == "cancelled":
                 return {**out, "problem": alert("Comparing was cancelled", "Choose again.", colour="blue")}

@@ -23,6 +23,7 @@ from oomdoctor_dashboard.gates import OVER_FRAGMENTATION, has_just_come, pressed
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
+from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import View, changed, options_of, with_options
 
@@ -31,7 +32,6 @@ ID, TITLE = "fragmentation", "Fragmentation"
 # The view while this page is looked at: what other pages do costs it no way to the server.
 _SHOWN = shown_id(ID)
 
-_POLL_MS = 250
 # What a person waits for without being told to.
 _AT_ONCE_S = 0.2
 _MOST_WINDOWS = 64
@@ -123,7 +123,7 @@ def layout() -> Any:
                 ],
                 id=f"{ID}-themed",
             ),
-            dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
+            poll(f"{ID}-poll"),
             dcc.Store(id=f"{ID}-job"),
             dcc.Store(id=f"{ID}-stopped"),
             dcc.Download(id=f"{ID}-file"),
@@ -337,27 +337,27 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-working", "style"),
         Output(f"{ID}-done", "value"),
         Output(f"{ID}-progress", "children"),
-        Output(f"{ID}-poll", "disabled"),
+        order(f"{ID}-poll"),
         Output(f"{ID}-job", "data"),
         Output(f"{ID}-problem", "children"),
         Output(f"{ID}-history", "style"),
         # Not with each step: the line of the moment moves in the browser.
         Input(shown_id(OVER_FRAGMENTATION), "data"),
-        Input(f"{ID}-poll", "n_intervals"),
+        question(f"{ID}-poll"),
         Input(f"{ID}-stopped", "data"),
         State(_SHOWN, "data"),
         State(f"{ID}-job", "data"),
     )
-    def over(_: Any, __: Any, stopped: Any, shown: Any, before: Any) -> Any:
+    def over(_: Any, asked: Any, stopped: Any, shown: Any, before: Any) -> Any:
         hidden: dict[str, Any] = {"display": "none"}
         if not _mine(shown):
-            return (*(no_update,) * 5, True, *(no_update,) * 3)
+            return (*(no_update,) * 5, NO_MORE, *(no_update,) * 3)
         try:
             loaded = library.loaded(shown["item"], shown["device"])
         except OomdoctorError as error:
-            return (*(no_update,) * 5, True, no_update, alert(error), hidden)
+            return (*(no_update,) * 5, NO_MORE, no_update, alert(error), hidden)
         if not loaded.device.has_events:
-            return (*(no_update,) * 2, hidden, 0, "", True, None, _no_history(), hidden)
+            return (*(no_update,) * 2, hidden, 0, "", NO_MORE, None, _no_history(), hidden)
         key = series_key(shown, loaded)
         job = job_of(shown, loaded, before, stopped)
         polled = set(dash.ctx.triggered_prop_ids) == {f"{ID}-poll.n_intervals"}
@@ -367,7 +367,7 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         share = 100 * done / total if total else 0
         text = f"Looking at moment {done:,} of {total:,} …" if total else "Looking at moments …"
         if working and polled:
-            return (*(no_update,) * 2, {}, share, text, False, list(key), None, {})
+            return (*(no_update,) * 2, {}, share, text, once_more(asked), list(key), None, {})
         problem = alert(job.error) if job is not None and job.error is not None else None
         if job is not None and job.result is not None:
             series = job.result
@@ -384,7 +384,8 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         data_ = [{"value": data.where_key(where), "label": name} for where, name in names.items()]
         figure = _drawn(shown, loaded, series, names)
         working_style = {} if working else hidden
-        return figure, data_, working_style, share, text, not working, list(key), problem, {}
+        more = once_more(asked) if working else NO_MORE
+        return figure, data_, working_style, share, text, more, list(key), problem, {}
 
     @app.callback(
         Output(f"{ID}-stopped", "data"),

@@ -20,6 +20,7 @@ from oomdoctor_dashboard.figures import whatif as figures
 from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
+from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.view import changed, options_of, with_options
 from oomdoctor_dashboard.whatif_form import EXPANDABLE, KEYS, RELEASES, ROUNDUP, Wanted
@@ -28,7 +29,6 @@ ID, TITLE = "whatif", "What if"
 
 _POINTS = 2000
 _AT_ONCE = 0.15  # seconds that a page waits for an answer before it says that it is being worked on
-_POLL_MS = 300
 _KEPT = 6  # answers and searches; an answer takes 24 bytes for each request of the recording
 _HIDDEN, _SHOWN = {"display": "none"}, {"display": "block"}
 # Fields that are options of their own; the others are parts of the settings text.
@@ -64,8 +64,8 @@ _COLUMNS = [
 def layout() -> Any:
     return html.Div(
         [
-            dcc.Interval(id=f"{ID}-poll", interval=_POLL_MS, disabled=True),
-            dcc.Interval(id=f"{ID}-advice-poll", interval=_POLL_MS, disabled=True),
+            poll(f"{ID}-poll"),
+            poll(f"{ID}-advice-poll"),
             dcc.Store(id=f"{ID}-advice-drawn"),
             html.Div(id=f"{ID}-nothing"),
             html.Div(
@@ -549,25 +549,25 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
             "running": Output(f"{ID}-running", "style"),
             "text": Output(f"{ID}-running-text", "children"),
             "again": Output(f"{ID}-again", "style"),
-            "poll": Output(f"{ID}-poll", "disabled"),
+            "poll": order(f"{ID}-poll"),
             "drawn": Output(f"{ID}-drawn", "data"),
         },
         inputs={
             "shown": Input(shown_id(ID), "data"),
-            "_": Input(f"{ID}-poll", "n_intervals"),
+            "times": question(f"{ID}-poll"),
             "_cancel": Input(f"{ID}-cancel", "n_clicks"),
             "_again": Input(f"{ID}-again", "n_clicks"),
             "drawn": State(f"{ID}-drawn", "data"),
         },
     )
-    def show(shown: Any, _: Any, _cancel: Any, _again: Any, drawn: Any) -> Any:
+    def show(shown: Any, times: Any, _cancel: Any, _again: Any, drawn: Any) -> Any:
         loaded = _current(shown, library)
         if loaded is None or not _has_requests(loaded):
             return no_update
         form = whatif_form.wanted(loaded.device, options_of(shown, ID))
         out: dict[str, Any] = {
             "graph": no_update, "headline": no_update, "figures": no_update, "words": no_update,
-            "problem": None, "running": _HIDDEN, "text": "", "again": _HIDDEN, "poll": True,
+            "problem": None, "running": _HIDDEN, "text": "", "again": _HIDDEN, "poll": NO_MORE,
             "drawn": no_update,
         }  # fmt: skip
         if form.asked is None:
@@ -584,7 +584,8 @@ def _register_replay(app: dash.Dash, library: Library, kept: _Kept) -> None:
             job.cancel()
         job.wait(_AT_ONCE)
         if job.state == "running":
-            return {**out, "running": _SHOWN, "text": f"{job.title} … {job.seconds:.0f} s", "poll": False}
+            text = f"{job.title} … {job.seconds:.0f} s"
+            return {**out, "running": _SHOWN, "text": text, "poll": once_more(times)}
         if job.state == "cancelled":
             return {**out, "problem": alert("The replay was stopped", "", colour="gray"), "again": _SHOWN}
         if job.error is not None:
@@ -698,20 +699,20 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
             "text": Output(f"{ID}-advice-running-text", "children"),
             "value": Output(f"{ID}-advice-progress", "value"),
             "search": Output(f"{ID}-search", "disabled"),
-            "poll": Output(f"{ID}-advice-poll", "disabled"),
+            "poll": order(f"{ID}-advice-poll"),
             "everywhere": Output(f"{ID}-everywhere", "checked"),
             "field": Output(f"{ID}-everywhere-field", "style"),
             "drawn": Output(f"{ID}-advice-drawn", "data"),
         },
         inputs={
             "shown": Input(shown_id(ID), "data"),
-            "_": Input(f"{ID}-advice-poll", "n_intervals"),
+            "times": question(f"{ID}-advice-poll"),
             "_search": Input(f"{ID}-search", "n_clicks"),
             "_cancel": Input(f"{ID}-advice-cancel", "n_clicks"),
             "drawn": State(f"{ID}-advice-drawn", "data"),
         },
     )
-    def show(shown: Any, _: Any, _search: Any, _cancel: Any, drawn: Any) -> Any:
+    def show(shown: Any, times: Any, _search: Any, _cancel: Any, drawn: Any) -> Any:
         loaded = _current(shown, library)
         if loaded is None or not _has_requests(loaded):
             return no_update
@@ -721,7 +722,7 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
         out: dict[str, Any] = {
             "rows": no_update, "columns": no_update, "graph": no_update, "conclusion": no_update,
             "words": no_update, "section": _HIDDEN, "problem": None, "running": _HIDDEN, "text": "",
-            "value": 0, "search": False, "poll": True, "everywhere": everywhere,
+            "value": 0, "search": False, "poll": NO_MORE, "everywhere": everywhere,
             "field": {} if item.run else _HIDDEN, "drawn": no_update,
         }  # fmt: skip
         if "capacity" in form.errors:
@@ -748,8 +749,8 @@ def _register_advice(app: dash.Dash, library: Library, kept: _Kept) -> None:
             job.wait(_AT_ONCE)
         if job.state == "running":
             value = 100 * job.done / whatif_advice.WHOLE
-            text = f"{job.title} · {job.seconds:.0f} s"
-            return {**out, "running": _SHOWN, "text": text, "value": value, "search": True, "poll": False}
+            text, more = f"{job.title} · {job.seconds:.0f} s", once_more(times)
+            return {**out, "running": _SHOWN, "text": text, "value": value, "search": True, "poll": more}
         if job.state == "cancelled":
             return {**out, "problem": alert("The search was stopped", "", colour="gray")}
         if job.error is not None:
