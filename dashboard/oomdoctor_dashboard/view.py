@@ -17,9 +17,14 @@ options    per page: a dict of its own small settings, text and numbers only
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
 from typing import Any, Optional
 from urllib.parse import parse_qsl
+
+from dash import Patch, no_update
 
 View = dict[str, Any]
 
@@ -76,6 +81,39 @@ def elsewhere(view: View, **changes: Any) -> View:
         for page, chosen in view.get("options", {}).items()
     }
     return changed(view, **{"event": None, "low": None, "high": None, "options": options, **changes})
+
+
+def only_what_changes(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback that answers with a view, given the one of when it was asked as ``view`` or as its last
+    argument: only what it changes goes to the browser, where meanwhile a key may have been pressed."""
+    names = list(inspect.signature(callback).parameters)
+    place = names.index("view") if "view" in names else -1
+
+    @functools.wraps(callback)
+    def answer(*args: Any, **named: Any) -> Any:
+        new = callback(*args, **named)
+        return _difference(named["view"] if "view" in named else args[place], new) if is_view(new) else new
+
+    return answer
+
+
+def is_view(value: Any) -> bool:
+    """Whether it is a whole view."""
+    return isinstance(value, dict) and value.keys() == DEFAULT.keys()
+
+
+def _difference(old: View, new: View) -> Any:
+    change = Patch()
+    differs = False
+    for key in DEFAULT:
+        if key != "options" and new[key] != old.get(key):
+            change[key] = new[key]
+            differs = True
+    for page, chosen in new["options"].items():
+        if chosen != old.get("options", {}).get(page):
+            change["options"][page] = chosen
+            differs = True
+    return change if differs else no_update
 
 
 def from_query(query: str) -> View:

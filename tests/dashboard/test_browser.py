@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from oomdoctor_dashboard.library import Library
+from oomdoctor_dashboard.view import changed, elsewhere
 
 from oomdoctor.diagnosis.inspection import inspect_device
 from oomdoctor.reporters import inspect_json
@@ -220,6 +221,51 @@ def test_a_choice_holds_while_the_page_looks_for_news(tab: Tab) -> None:
     tab.rest()
     assert tab.query()["device"] == "1"
     assert tab.page.locator("#device").input_value() == "GPU 1"
+
+
+def test_a_step_made_while_an_answer_is_on_its_way_is_not_undone(tab: Tab) -> None:
+    tab.open("?event=3000&tab=segments")
+    tab.drawn()
+    tab.page.evaluate(
+        """() => {
+          const fetch_ = window.fetch;
+          window.fetch = async (where, what) => {
+            const answer = await fetch_(where, what);
+            await new Promise(done => setTimeout(done, 500));
+            return answer;
+          };
+        }"""
+    )
+    tab.page.locator("#segments-colour").click()
+    tab.page.get_by_role("option", name="Age").click()
+    tab.page.wait_for_timeout(200)
+    tab.page.locator("#moment-next").click()
+    tab.page.wait_for_function("location.search.includes('colour')", timeout=WAIT_MS)
+    tab.rest(900)
+    assert tab.query()["event"] == "3001"
+    assert json.loads(tab.query()["options"]) == {"segments": {"colour": "age"}}
+
+
+def test_another_device_is_looked_at_without_the_addresses_of_the_one_before(
+    tab: Tab, library: Library
+) -> None:
+    """The browser leaves out what :func:`oomdoctor_dashboard.view.elsewhere` does."""
+    options = {
+        "segments": {"alone": "0x10", "zoom": "1:2:3", "colour": "age"},
+        "live": {"zoom": "1.2", "text": "a"},
+    }
+    view = changed(
+        None, item=library.items()[0].key, device=0, event=3000, low=10, high=4000, options=options
+    )
+    tab.open("?" + urlencode({"event": 3000, "low": 10, "high": 4000, "options": json.dumps(options)}))
+    tab.drawn()
+    tab.page.locator("#device").click()
+    tab.page.get_by_role("option", name="GPU 1").click()
+    tab.page.wait_for_function("new URLSearchParams(location.search).get('device') === '1'")
+    tab.drawn()
+    wanted = elsewhere(view, device=1)
+    assert json.loads(tab.query().pop("options")) == wanted["options"]
+    assert tab.query().keys() == {"item", "device", "options"}
 
 
 _LARGEST_HOLE = """() => {

@@ -7,9 +7,18 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from dash import no_update
 from hypothesis import given
 from hypothesis import strategies as st
-from oomdoctor_dashboard.view import DEFAULT, changed, elsewhere, from_query, options_of, with_options
+from oomdoctor_dashboard.view import (
+    DEFAULT,
+    changed,
+    elsewhere,
+    from_query,
+    only_what_changes,
+    options_of,
+    with_options,
+)
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
 NUMBERS = st.none() | st.integers(0, 10**12)
@@ -107,3 +116,34 @@ def test_elsewhere_is_without_what_names_addresses() -> None:
     assert (there["event"], there["low"], there["high"]) == (None, None, None)
     assert there["options"] == {"segments": {"pool": "large"}, "live": {"text": "linear"}}
     assert view["options"]["segments"]["alone"] == "0x10", "a new one"
+
+
+def test_only_what_changes_is_answered() -> None:
+    """A step that is made while an answer is on its way is not undone by it."""
+    view = with_options(changed(None, item="a", device=0, event=7), "segments", pool="large")
+
+    def told(answer: Any) -> Any:
+        return answer.to_plotly_json()["operations"]
+
+    def assigned(*where: str, value: Any) -> dict[str, Any]:
+        return {"operation": "Assign", "location": list(where), "params": {"value": value}}
+
+    @only_what_changes
+    def choose(text: str, view: Any) -> Any:
+        return with_options(view, "live", text=text)
+
+    assert told(choose("a", view)) == [assigned("options", "live", value={"text": "a"})]
+    assert choose("a", choose.__wrapped__("a", view)) is no_update
+
+    @only_what_changes
+    def step(view: Any, shown: Any) -> Any:
+        return changed(view, event=8) if shown else no_update
+
+    assert told(step(view=view, shown=True)) == [assigned("event", value=8)]
+    assert step(view, None) is no_update
+
+    @only_what_changes
+    def leave(*args: Any) -> Any:
+        return elsewhere(args[-1], device=1)
+
+    assert told(leave(view)) == [assigned("device", value=1), assigned("event", value=None)]

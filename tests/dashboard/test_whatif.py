@@ -463,11 +463,29 @@ class Page:
             return {}
         assert answer.status_code == 200, answer.text
         found = json.loads(answer.text)["response"]
-        return {f"{one}.{prop}": value for one, props in found.items() for prop, value in props.items()}
+        return {
+            f"{one}.{prop}": _patched(values["view.data"], value) if one == "view" else value
+            for one, props in found.items()
+            for prop, value in props.items()
+        }
 
     @staticmethod
     def written(name: str) -> list[str]:
         return name.strip(".").split("...") if name.startswith("..") else [name]
+
+
+def _patched(view: dict[str, Any], patch: Any) -> dict[str, Any]:
+    """The view, and what is to be other, as a browser puts them together."""
+    assert patch["__dash_patch_update"]
+    new = json.loads(json.dumps(view))
+    for change in patch["operations"]:
+        assert change["operation"] == "Assign"
+        *path, last = change["location"]
+        place = new
+        for key in path:
+            place = place[key]
+        place[last] = change["params"]["value"]
+    return new
 
 
 def view_of(item: Item, **options: Any) -> Any:

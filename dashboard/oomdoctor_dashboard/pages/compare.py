@@ -30,7 +30,7 @@ from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.view import View, changed, elsewhere, options_of, with_options
+from oomdoctor_dashboard.view import View, changed, elsewhere, only_what_changes, options_of, with_options
 
 ID, TITLE = "compare", "Compare"
 
@@ -463,6 +463,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def chosen(other: Any, device: Any, when: Any, _: Any, view: Any) -> Any:
         if not _mine(view) or has_just_come():
             return no_update
@@ -645,6 +646,7 @@ def _register_moving(app: dash.Dash, compared: Compared) -> None:
         State(shown_id(ID), "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def click(clicked: Any, view: Any, shown: Any) -> Any:
         found = compared.get(key_of(shown)) if _mine(shown) else None
         points = (clicked or {}).get("points") or []
@@ -659,6 +661,7 @@ def _register_moving(app: dash.Dash, compared: Compared) -> None:
         State(shown_id(ID), "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def zoom(relayout: Any, view: Any, shown: Any) -> Any:
         found = compared.get(key_of(shown)) if _mine(shown) else None
         if found is None or found[1] is None or not view or not relayout:

@@ -25,7 +25,7 @@ from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.view import View, changed, options_of, with_options
+from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of, with_options
 
 ID, TITLE = "fragmentation", "Fragmentation"
 
@@ -303,6 +303,7 @@ def _register_choosing(app: dash.Dash) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def choose(*args: Any) -> Any:
         *values, view = args
         if has_just_come() or not _mine(view):
@@ -408,6 +409,7 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def go_to(clicked: Any, key: Any, view: Any) -> Any:
         if not _mine(view) or not clicked or not key:
             return no_update

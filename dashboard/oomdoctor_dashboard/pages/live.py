@@ -26,7 +26,7 @@ from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_filter import Wanted, wanted_of
 from oomdoctor_dashboard.live_flame import flame_of
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.view import View, changed, options_of, with_options
+from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of, with_options
 
 ID, TITLE = "live", "What is live"
 
@@ -323,6 +323,7 @@ def _register_choosing(app: dash.Dash) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def choose(*args: Any) -> Any:
         *chosen, view = args
         # Also when another page was opened while it waited.
@@ -390,6 +391,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def zoom(picked: Any, view: Any) -> Any:
         if not picked or not _mine(view):
             return no_update
@@ -500,6 +502,7 @@ def _register_details(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def jump(_: Any, born: Any, view: Any) -> Any:
         # What event N did is seen after N + 1 events.
         return no_update if born is None or view is None else changed(view, event=int(born) + 1)

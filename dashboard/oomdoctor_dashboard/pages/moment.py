@@ -13,7 +13,7 @@ from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.pages.timeline import seconds_of
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.stepping import KINDS, Stops, what_happened, when
-from oomdoctor_dashboard.view import View, changed
+from oomdoctor_dashboard.view import View, changed, only_what_changes
 
 ID, TITLE = "moment", "Moment"
 
@@ -160,6 +160,7 @@ def register(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def step(ask: Any, view: Optional[View]) -> Any:
         """Steps that only the server knows: to the next allocation, the next error."""
         if not ask or view is None or not library.is_loaded(view["item"], view["device"]):

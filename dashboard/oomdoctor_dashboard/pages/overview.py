@@ -20,7 +20,7 @@ from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.pages.whatif import searched
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, first_oom, rows_of, story_of
-from oomdoctor_dashboard.view import changed, elsewhere
+from oomdoctor_dashboard.view import changed, elsewhere, only_what_changes
 
 ID, TITLE = "overview", "Overview"
 
@@ -169,6 +169,7 @@ def register(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def choose(cell: Any, rows: Any, view: Any) -> Any:
         if not cell or not rows or view is None:
             return no_update

@@ -28,7 +28,7 @@ from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
 from oomdoctor_dashboard.segment_panel import panel, row_at, summary
 from oomdoctor_dashboard.segment_words import box_lines
-from oomdoctor_dashboard.view import View, options_of, with_options
+from oomdoctor_dashboard.view import View, only_what_changes, options_of, with_options
 
 ID, TITLE = "segments", "Segments"
 
@@ -368,6 +368,7 @@ def _register_options(app: dash.Dash) -> None:
         State(f"{ID}-drawn", "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def choose(
         pool: str, stream: str, alone: str, colour: str, holes: bool, view: Optional[View], drawn: Any
     ) -> Any:
@@ -431,6 +432,7 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def click(picked: Any, drawn: Any, view: Optional[View]) -> Any:
         box, key = (picked or {}).get("box"), (drawn or {}).get("key")
         if view is not None and (picked or {}).get("alone"):

@@ -22,7 +22,7 @@ from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.view import changed, options_of, with_options
+from oomdoctor_dashboard.view import changed, only_what_changes, options_of, with_options
 from oomdoctor_dashboard.whatif_form import EXPANDABLE, KEYS, RELEASES, ROUNDUP, Wanted
 
 ID, TITLE = "whatif", "What if"
@@ -418,6 +418,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         },
         prevent_initial_call=True,
     )
+    @only_what_changes
     def take(given: dict[str, Any], _: Any, view: Any, shown: Any) -> Any:
         loaded = _current(shown, library)
         if loaded is None or not view or view["tab"] != ID or has_just_come():
@@ -440,6 +441,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def choose(cell: Any, point: Any, view: Any) -> Any:
         if dash.ctx.triggered_id == f"{ID}-table":
             row = (cell or {}).get("rowId")
@@ -455,6 +457,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def widen(checked: bool, view: Any) -> Any:
         if not view or bool(options_of(view, ID).get("all")) == bool(checked):
             return no_update
@@ -466,6 +469,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def go_to(click: Any, view: Any) -> Any:
         points = (click or {}).get("points") or []
         if not points or not view:
@@ -479,6 +483,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
         State(shown_id(ID), "data"),
         prevent_initial_call=True,
     )
+    @only_what_changes
     def zoom(relayout: Any, view: Any, shown: Any) -> Any:
         loaded = _current(shown, library)
         if loaded is None or not view or not relayout:
