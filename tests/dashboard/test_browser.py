@@ -223,6 +223,30 @@ def test_a_choice_holds_while_the_page_looks_for_news(tab: Tab) -> None:
     assert tab.page.locator("#device").input_value() == "GPU 1"
 
 
+def test_a_key_that_is_held_shows_what_it_passes(tab: Tab) -> None:
+    """Answers that are overtaken by the next step would never be drawn."""
+    tab.open("?event=3000&tab=segments")
+    tab.drawn()
+    seen = tab.page.evaluate(
+        """() => new Promise(done => {
+          const seen = [];
+          const line = document.getElementById("moment-line");
+          new MutationObserver(() => seen.push(Number(line.dataset.event)))
+            .observe(line, {attributeFilter: ["data-event"]});
+          let times = 0;
+          const held = setInterval(() => {
+            const press = {key: "ArrowRight", bubbles: true, repeat: times > 0};
+            document.body.dispatchEvent(new KeyboardEvent("keydown", press));
+            if (++times < 150) return;
+            clearInterval(held);
+            done(seen);
+          }, 20);
+        })"""
+    )
+    assert len(seen) >= 3
+    assert seen == list(range(3001, 3001 + len(seen)))
+
+
 def test_a_step_made_while_an_answer_is_on_its_way_is_not_undone(tab: Tab) -> None:
     tab.open("?event=3000&tab=segments")
     tab.drawn()

@@ -23,6 +23,9 @@ window.dash_clientside = window.dash_clientside || {};
   let written = null;
   let paused = null;
 
+  // Whether what is shown is still being drawn: Dash marks what it waits for an answer for.
+  const drawing = () => document.querySelector("#views [data-dash-is-loading='true']") !== null;
+
   function clicksOf(name, count) {
     const before = seen[name] || 0;
     seen[name] = count || 0;
@@ -60,7 +63,7 @@ window.dash_clientside = window.dash_clientside || {};
       if (clicks.oom) return [same(), { kind: "next oom", at: Date.now() }];
       let steps = Object.keys(MANY).reduce((sum, name) => sum + MANY[name] * clicks[name], 0);
       // A step of the player waits for the one before to be drawn.
-      if (!steps && triggered.includes("moment-tick.n_intervals") && drawn === now) {
+      if (!steps && triggered.includes("moment-tick.n_intervals") && drawn === now && !drawing()) {
         steps = info.speeds[speed][1];
       }
       if (!steps) return [same(), same()];
@@ -113,6 +116,11 @@ window.dash_clientside = window.dash_clientside || {};
     let name = KEYS[event.key];
     if (event.shiftKey) name = { previous: "back", next: "on" }[name] || name;
     const button = document.getElementById("moment-" + name);
+    // A key that is held goes as fast as the page can show it: an answer that is overtaken is never drawn.
+    if (event.repeat && drawing()) {
+      event.preventDefault();
+      return;
+    }
     if (button && !button.disabled && button.offsetParent !== null) {
       event.preventDefault();
       button.click();
