@@ -115,6 +115,7 @@ def _frame(
             dcc.Store(id="default-view", data=DEFAULT),
             dcc.Store(id="of-a-recording", data=OF_A_RECORDING),
             dcc.Store(id="wanted", data=None),
+            dcc.Store(id="come", data=None),
             dcc.Store(id="subject", data=None),
             dcc.Store(id="failed", data=None),
             dcc.Store(id="whatif-drawn"),
@@ -256,33 +257,6 @@ def _register_address(app: dash.Dash) -> None:
         Input("mantine", "forceColorScheme"),
     )
 
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor", "viewed"),
-        Output("share", "content"),
-        Output("tabs", "value"),
-        Output("theme", "checked"),
-        Output("mantine", "forceColorScheme"),
-        Output("timeline-mode", "value"),
-        Output("timeline-axis", "value"),
-        Output("moment-event", "value"),
-        Output("moment-tick", "disabled"),
-        Output("moment-tick", "interval"),
-        Output("moment-play", "children"),
-        Input(ids.VIEW, "data"),
-        Input("moment-play", "n_clicks"),
-        Input("moment-speed", "value"),
-        State("moment-tick", "disabled"),
-        # A State: what it holds comes of what is shown, and Dash calls nothing that leads to itself.
-        State("moment-info", "data"),
-        State("default-view", "data"),
-        State("tabs", "value"),
-        State("theme", "checked"),
-        State("timeline-mode", "value"),
-        State("timeline-axis", "value"),
-        State("moment-event", "value"),
-        prevent_initial_call=True,
-    )
-
 
 def _register_choosing(app: dash.Dash, library: Library) -> None:
     @app.callback(
@@ -355,17 +329,6 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
 
 
 def _register_reading(app: dash.Dash, library: Library) -> None:
-    # Without a round trip where what is wanted is of the recording that is shown. Not one with the callback
-    # above: reading changes the view, and Dash calls nothing twice on one way.
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor", "route"),
-        Output(ids.SHOWN, "data", allow_duplicate=True),
-        Output("wanted", "data"),
-        Input(ids.VIEW, "data"),
-        State(ids.SHOWN, "data"),
-        prevent_initial_call=True,
-    )
-
     app.clientside_callback(
         ClientsideFunction("oomdoctor", "back"),
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -376,7 +339,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
     )
 
     @app.callback(
-        Output(ids.SHOWN, "data", allow_duplicate=True),
+        Output("come", "data"),
         Output(ids.VIEW, "data", allow_duplicate=True),
         Output("loading", "style"),
         Output("loading-text", "children"),

@@ -74,14 +74,25 @@ def open_gates(app: dash.Dash, pages: Mapping[str, ModuleType]) -> None:
             return (no_update,) * (len(pages) + 1)
         return *(pages[page].layout() if page == tab else no_update for page in pages), [*mounted, tab]
 
+    # It writes to what changes and to nothing else: Dash draws anew all that a callback may write to, twice.
     app.clientside_callback(
-        ClientsideFunction("oomdoctor", "gates"),
-        Output("subject", "data"),
-        *(Output(shown_id(one), "data") for one in _OVER),
-        *(Output(shown_id(page), "data") for page in pages),
-        Input(ids.SHOWN, "data"),
+        ClientsideFunction("oomdoctor", "follow"),
+        Input(ids.VIEW, "data"),
+        Input("come", "data"),
         Input("mounted", "data"),
+        Input("moment-play", "n_clicks"),
+        Input("moment-speed", "value"),
+        State(ids.SHOWN, "data"),
         State("subject", "data"),
         *(State(shown_id(one), "data") for one in _OVER),
         State("gates", "data"),
+        State("default-view", "data"),
+        State("moment-info", "data"),
+        State("moment-tick", "disabled"),
+        State("moment-event", "value"),
+        State("tabs", "value"),
+        State("theme", "checked"),
+        State("timeline-mode", "value"),
+        State("timeline-axis", "value"),
+        prevent_initial_call=True,
     )

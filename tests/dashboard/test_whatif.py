@@ -462,7 +462,11 @@ class Page:
         if answer.status_code == 204:
             return {}
         assert answer.status_code == 200, answer.text
-        found = json.loads(answer.text)["response"]
+        whole = json.loads(answer.text)
+        found: dict[str, dict[str, Any]] = {}
+        for part in (whole.get("response") or {}, whole.get("sideUpdate") or {}):
+            for one, props in part.items():
+                found.setdefault(one, {}).update(props)
         return {
             f"{one}.{prop}": _patched(values["view.data"], value) if one == "view" else value
             for one, props in found.items()

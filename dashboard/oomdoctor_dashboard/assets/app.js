@@ -1,12 +1,8 @@
 /* The parts of the page that need no server: the address, the moment's way from wanted to shown, uploads. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdoctor || {}, {
-  /* The view is in the address, so that a reload or a shared link shows the same; tabs and colours follow it. */
-  followView: function (view, standard, tab, dark) {
-    const none = window.dash_clientside.no_update;
-    if (!view) {
-      return [none, none, none, none];
-    }
+  /* The view is in the address, so that a reload or a shared link shows the same. */
+  address: function (view, standard) {
     const query = new URLSearchParams();
     for (const key of Object.keys(standard)) {
       const value = view[key];
@@ -19,18 +15,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
       query.set("options", JSON.stringify(Object.fromEntries(chosen)));
     }
     const text = query.toString();
-    const path = window.location.pathname + (text ? "?" + text : "");
-    if (path !== window.location.pathname + window.location.search) {
-      window.history.replaceState(window.history.state, "", path);
-    }
-    const same = view.tab === tab;
-    const alike = (view.theme === "dark") === Boolean(dark);
-    return [
-      window.location.origin + path,
-      same ? none : view.tab,
-      alike ? none : view.theme === "dark",
-      document.body.dataset.agThemeMode === view.theme ? none : view.theme,
-    ];
+    return window.location.pathname + (text ? "?" + text : "");
   },
 
   /* Another snapshot or device was chosen, or came as an upload. */
@@ -83,47 +68,52 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return "od-" + scheme;
   },
 
-  /* Where the recording is at hand the view goes on to the pages; otherwise the server is asked to read it. */
-  route: function (view, shown) {
-    const none = window.dash_clientside.no_update;
-    if (!view) {
-      return [none, none];
-    }
-    if (shown && view.item && view.item === shown.item && view.device === shown.device) {
-      return [JSON.stringify(view) === JSON.stringify(shown) ? none : view, none];
-    }
-    return [none, { item: view.item, device: view.device, at: Date.now() }];
-  },
-
   /* From what could not be read to what was open before, unless something else is wanted by now. */
   back: function (failed, view, shown) {
     return failed && shown && view && view.item === failed ? shown : window.dash_clientside.no_update;
   },
 
-  /* What the header speaks of changes less often than the view. */
-  gates: function (shown, mounted, subject, timeline, over, pages) {
+  /* All that follows from a view in one go, for each callback costs the browser some twenty milliseconds. Where
+     the recording is at hand, the view is shown: it goes on to what the header speaks of, to what is drawn over
+     the timeline's stretch and to the page that is open; otherwise the server is asked to read it. */
+  follow: function (view, come, mounted, plays, speed, ...now) {
+    const [shown, subject, timeline, over, pages, standard, info, stopped, event, tab, dark, mode, axis] = now;
+    if (!view) {
+      return;
+    }
     const all = window.dash_clientside;
-    const none = all.no_update;
-    const same = !shown || (subject && subject.item === shown.item && subject.device === shown.device);
-    const alike = all.oomdoctor_timeline.alike;
-    const opened = (page) => shown && shown.tab === page && mounted.includes(page);
-    return [
-      same ? none : { item: shown.item, device: shown.device },
-      shown && !alike(shown, timeline, "timeline") ? shown : none,
-      opened("fragmentation") && !alike(shown, over, "fragmentation") ? shown : none,
-      ...pages.map((page) => (opened(page) ? shown : none)),
-    ];
-  },
+    const triggered = all.callback_context.triggered.map((one) => one.prop_id);
+    const set = (id, props) => all.set_props(id, props);
+    const isOf = (one, other) => one && other && one.item === other.item && one.device === other.device;
 
-  /* All that follows from a view at once: each callback costs the browser some ten milliseconds. */
-  viewed: function (view, plays, speed, stopped, info, standard, tab, dark, mode, axis, event) {
-    const all = window.dash_clientside;
-    return [
-      ...all.oomdoctor.followView(view, standard, tab, dark),
-      ...all.oomdoctor_timeline.controls(view, mode, axis),
-      all.oomdoctor_moment.number(view, info, event),
-      ...all.oomdoctor_moment.play(plays, speed, view, stopped, info),
-    ];
+    let next = triggered.includes("come.data") && come ? come : shown;
+    if (view.item && isOf(view, next)) {
+      next = view;
+    } else if (triggered.includes("view.data")) {
+      set("wanted", { data: { item: view.item, device: view.device, at: Date.now() } });
+    }
+    const moves = next && JSON.stringify(next) !== JSON.stringify(shown);
+    if (next && (moves || triggered.includes("mounted.data"))) {
+      const opened = (page) => next.tab === page && mounted.includes(page);
+      const differs = (one, page) => !all.oomdoctor_timeline.alike(next, one, page);
+      pages.filter(opened).forEach((page) => set(page + "-shown", { data: next }));
+      if (moves) set("shown", { data: next });
+      if (differs(timeline, "timeline")) set("timeline-shown", { data: next });
+      if (opened("fragmentation") && differs(over, "fragmentation")) set("fragmentation-over-shown", { data: next });
+      if (!isOf(next, subject)) set("subject", { data: { item: next.item, device: next.device } });
+    }
+
+    const path = all.oomdoctor.address(view, standard);
+    if (path !== window.location.pathname + window.location.search) {
+      window.history.replaceState(window.history.state, "", path);
+      set("share", { content: window.location.origin + path });
+    }
+    if (view.tab !== tab) set("tabs", { value: view.tab });
+    if ((view.theme === "dark") !== Boolean(dark)) set("theme", { checked: view.theme === "dark" });
+    if (document.body.dataset.agThemeMode !== view.theme) set("mantine", { forceColorScheme: view.theme });
+    all.oomdoctor_timeline.controls(view, mode, axis);
+    all.oomdoctor_moment.number(view, info, event);
+    all.oomdoctor_moment.play(plays, speed, view, stopped, info);
   },
 });
 

@@ -71,24 +71,25 @@ window.dash_clientside = window.dash_clientside || {};
     },
 
     number: function (view, info, value) {
-      if (!known(view, info)) return same();
+      if (!known(view, info)) return;
       written = eventOf(view, info);
-      return written === value ? same() : written;
+      if (written !== value) window.dash_clientside.set_props("moment-event", { value: written });
     },
 
     play: function (clicks, speed, view, stopped, info) {
+      const set = window.dash_clientside.set_props;
       const ends = !known(view, info) || eventOf(view, info) >= info.events;
       const toggled = clicksOf("play", clicks) % 2 === 1;
       const off = ends || (toggled ? !stopped : stopped);
       const pause = info ? info.speeds[speed][0] : null;
-      // Whatever a callback returns is drawn again, and this one is called with each step.
-      const change = [
-        off === stopped ? same() : off,
-        pause === null || pause === paused ? same() : pause,
-        off === stopped ? same() : off ? "Play" : "Pause",
-      ];
-      paused = pause === null ? paused : pause;
-      return change;
+      if (pause !== null && pause !== paused) {
+        paused = pause;
+        set("moment-tick", { interval: pause });
+      }
+      if (off !== stopped) {
+        set("moment-tick", { disabled: off });
+        set("moment-play", { children: off ? "Play" : "Pause" });
+      }
     },
   };
 

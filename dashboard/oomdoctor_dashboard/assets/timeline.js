@@ -18,12 +18,10 @@ window.dash_clientside.oomdoctor_timeline = {
   /* The switches show what the view says. One that shows it already is left alone: setting it anew would pass
      for a person's choice, and be heard when the view has moved on. */
   controls: function (view, mode, axis) {
-    const none = window.dash_clientside.no_update;
-    if (!view) {
-      return [none, none];
-    }
-    const now = window.dash_clientside.oomdoctor_timeline.settings(view);
-    return [now[0] === mode ? none : now[0], now[1] === axis ? none : now[1]];
+    const all = window.dash_clientside;
+    const now = all.oomdoctor_timeline.settings(view);
+    if (now[0] !== mode) all.set_props("timeline-mode", { value: now[0] });
+    if (now[1] !== axis) all.set_props("timeline-axis", { value: now[1] });
   },
 
   chosen: function (mode, axis, view) {

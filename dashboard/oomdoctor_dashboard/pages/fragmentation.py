@@ -14,9 +14,9 @@ from dash.exceptions import PreventUpdate
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.units import format_bytes
+from oomdoctor_dashboard import by_the_way, ids
 from oomdoctor_dashboard import fragmentation_data as data
 from oomdoctor_dashboard import fragmentation_tables as tables
-from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
 from oomdoctor_dashboard.gates import OVER_FRAGMENTATION, has_just_come, pressed, shown_id
@@ -454,8 +454,6 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-pins", "style"),
         Output(f"{ID}-pins-text", "children"),
         Output(f"{ID}-basis", "children"),
-        Output(f"{ID}-themed", "data-ag-theme-mode"),
-        *(Output(f"{ID}-{name}", "value") for name in _OPTIONS),
         Input(_SHOWN, "data"),
         State(f"{ID}-pools", "dashGridOptions"),
         State(f"{ID}-pins", "style"),
@@ -467,11 +465,12 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         if not _mine(shown):
             raise PreventUpdate
         wished = [_option(shown, name) for name in _OPTIONS]
-        boxes = [no_update if value == now else value for value, now in zip(wished, there)]
+        for name, value, now in zip(_OPTIONS, wished, there):
+            by_the_way.write((f"{ID}-{name}", "value"), no_update if value == now else value)
         try:
             loaded = library.loaded(shown["item"], shown["device"])
         except OomdoctorError:  # the other callback says why
-            return (*(no_update,) * 9, *boxes)
+            return (no_update,) * 8
         moment, inspection = loaded.moment(shown["event"]), loaded.inspection(shown["event"])
         figure, text = _blocks(shown, loaded) if loaded.device.has_events else (no_update, "")
         pins = tables.pin_rows(inspection)
@@ -482,6 +481,8 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         basis = f"after {moment.events:,} events, {basis_of(loaded.device, moment)}"
         if not loaded.device.has_events:
             basis = "the final state, recorded"
+        if theme != shown["theme"]:
+            by_the_way.write((f"{ID}-themed", "data-ag-theme-mode"), shown["theme"])
         above = {**options, "pinnedTopRowData": [tables.device_row(moment)]}
         height = {"height": _GRID_HEADER + _GRID_ROW * min(max(len(pins), 1), _MOST_ROWS)}
         return (
@@ -493,8 +494,6 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
             no_update if height == style else height,
             said,
             basis,
-            no_update if theme == shown["theme"] else shown["theme"],
-            *boxes,
         )
 
     @app.callback(

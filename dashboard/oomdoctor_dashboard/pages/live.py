@@ -17,7 +17,7 @@ from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import ids, live_data
+from oomdoctor_dashboard import by_the_way, ids, live_data
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
@@ -334,20 +334,13 @@ def _register_choosing(app: dash.Dash) -> None:
 
 
 def _register_drawing(app: dash.Dash, library: Library) -> None:
-    choices = [Output(f"{ID}-{name}", "data") for name in ("pool", "stream")]
+    choices = [(f"{ID}-{name}", "data") for name in ("pool", "stream")]
 
     @app.callback(
         {
-            "drawn": [
-                Output(f"{ID}-totals", "children"),
-                Output(f"{ID}-flame", "figure"),
-                Output(f"{ID}-problem", "children"),
-            ],
-            "columns": Output(f"{ID}-table", "columnDefs"),
-            "theme": Output(f"{ID}-themed", "data-ag-theme-mode"),
-            "boxes": [Output(*value) for value in _VALUES],
-            "choices": choices,
-            "details": _details_outputs(allow_duplicate=True),
+            "totals": Output(f"{ID}-totals", "children"),
+            "figure": Output(f"{ID}-flame", "figure"),
+            "problem": Output(f"{ID}-problem", "children"),
         },
         {
             "shown": Input(_SHOWN, "data"),
@@ -355,12 +348,12 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
             "columns": State(f"{ID}-table", "columnDefs"),
             "theme": State(f"{ID}-themed", "data-ag-theme-mode"),
             "boxes": [State(*value) for value in _VALUES],
-            "choices": [State(one.component_id, "data") for one in choices],
+            "choices_": [State(*one) for one in choices],
             "rows": State(f"{ID}-table", "selectedRows"),
         },
         prevent_initial_call=True,
     )
-    def draw(shown: Any, width: Any, columns: Any, theme: Any, boxes: Any, choices: Any, rows: Any) -> Any:
+    def draw(shown: Any, width: Any, columns: Any, theme: Any, boxes: Any, choices_: Any, rows: Any) -> Any:
         """All of the page but the table at once: one request for each step, and in the answer only what is
         new."""
         if not _mine(shown):
@@ -376,14 +369,22 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
                 (live_data.stream_choices(moment), options.get("stream")),
             )
         ]
-        return {
-            "drawn": _drawn(loaded, shown, width if isinstance(width, int) and width > 0 else _WIDTH),
-            "columns": no_update if columns and len(columns) == len(wished) else wished,
-            "theme": no_update if theme == shown["theme"] else shown["theme"],
-            "boxes": _boxes(options, boxes),
-            "choices": [no_update if new == old else new for new, old in zip(offered, choices)],
-            "details": _details_of(loaded, shown, rows) if rows else [no_update] * 4,
-        }
+        if not columns or len(columns) != len(wished):
+            by_the_way.write((f"{ID}-table", "columnDefs"), wished)
+        if theme != shown["theme"]:
+            by_the_way.write((f"{ID}-themed", "data-ag-theme-mode"), shown["theme"])
+        for place, new, old in zip(choices, offered, choices_):
+            if new != old:
+                by_the_way.write(place, new)
+        for place, new in zip(_VALUES, _boxes(options, boxes)):
+            by_the_way.write(place, new)
+        if rows:
+            for place, new in zip(_DETAILS, _details_of(loaded, shown, rows)):
+                by_the_way.write(place, new)
+        totals, figure, problem = _drawn(
+            loaded, shown, width if isinstance(width, int) and width > 0 else _WIDTH
+        )
+        return {"totals": totals, "figure": figure, "problem": problem}
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),
@@ -453,9 +454,10 @@ def _nothing(live: live_data.Live, some: live_data.Live) -> Any:
     return None
 
 
-def _details_outputs(**options: Any) -> list[Output]:
-    names = (("details", "children"), ("born", "data"), ("jump", "style"), ("jump", "children"))
-    return [Output(f"{ID}-{name}", prop, **options) for name, prop in names]
+_DETAILS = tuple(
+    (f"{ID}-{name}", prop)
+    for name, prop in (("details", "children"), ("born", "data"), ("jump", "style"), ("jump", "children"))
+)
 
 
 def _details_of(loaded: Loaded, shown: View, rows: Any) -> Any:
@@ -486,7 +488,7 @@ def _hint() -> Any:
 
 def _register_details(app: dash.Dash, library: Library) -> None:
     @app.callback(
-        _details_outputs(),
+        [Output(*place) for place in _DETAILS],
         Input(f"{ID}-table", "selectedRows"),
         State(_SHOWN, "data"),
     )

@@ -8,7 +8,7 @@ import dash
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 
-from oomdoctor_dashboard import ids
+from oomdoctor_dashboard import by_the_way, ids
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.pages.timeline import seconds_of
 from oomdoctor_dashboard.reading_help import reading_help
@@ -123,25 +123,20 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-line", "title"),
         Output(f"{ID}-line", "data-event"),
         Output(f"{ID}-line", "data-seconds"),
-        Output(f"{ID}-info", "data"),
-        Output(f"{ID}-of", "children"),
-        Output(f"{ID}-oom", "disabled"),
-        Output(f"{ID}-event", "max"),
-        Output(f"{ID}-event", "value", allow_duplicate=True),
         Input(ids.SHOWN, "data"),
         State(f"{ID}-info", "data"),
-        prevent_initial_call="initial_duplicate",
+        prevent_initial_call=True,
     )
     def say(shown: Optional[View], info: Any) -> Any:
         if shown is None:
-            return (no_update,) * 9
+            return (no_update,) * 4
         loaded = library.loaded(shown["item"], shown["device"])
         moment = loaded.moment(shown["event"])
         at, what = when(moment), what_happened(moment)
         quiet = html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7})
         line = [html.Span(what), quiet], what, moment.events, seconds_of(loaded, moment.events)
         if info and (info["item"], info["device"]) == (shown["item"], shown["device"]):
-            return (*line, *(no_update,) * 5)
+            return line
         # What of a recording stepping needs to know; once for each.
         stops = stops_of(loaded)
         told = {
@@ -152,7 +147,12 @@ def register(app: dash.Dash, library: Library) -> None:
             "peaks": stops.peaks,
             "speeds": {key: [pause, steps] for key, (_, pause, steps) in SPEEDS.items()},
         }
-        return (*line, told, f"of {stops.events:,}", not stops.count("oom"), stops.events, moment.events)
+        by_the_way.write((f"{ID}-info", "data"), told)
+        by_the_way.write((f"{ID}-of", "children"), f"of {stops.events:,}")
+        by_the_way.write((f"{ID}-oom", "disabled"), not stops.count("oom"))
+        by_the_way.write((f"{ID}-event", "max"), stops.events)
+        by_the_way.write((f"{ID}-event", "value"), moment.events)
+        return line
 
     @app.callback(
         Output(ids.VIEW, "data", allow_duplicate=True),

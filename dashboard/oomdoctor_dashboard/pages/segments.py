@@ -14,7 +14,7 @@ from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html, no_up
 from oomdoctor.allocator.moment import Moment
 from oomdoctor.snapshot.model import ALLOC, FREE_COMPLETED, FREE_REQUESTED
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import ids
+from oomdoctor_dashboard import by_the_way, ids
 from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.downloads import register_csv
@@ -123,8 +123,13 @@ def layout() -> Any:
 
 
 _HIDDEN = {"display": "none"}
-_CONTROLS = (*((n, "value") for n in ("pool", "stream", "alone", "colour")), ("holes", "checked"), ("stream", "data"), ("alone", "data"))
 _CHOICES = ("pool", "stream", "alone", "colour")
+_CONTROLS = (
+    *((name, "value") for name in _CHOICES),
+    ("holes", "checked"),
+    ("stream", "data"),
+    ("alone", "data"),
+)
 
 
 def register(app: dash.Dash, library: Library) -> None:
@@ -170,7 +175,7 @@ def register(app: dash.Dash, library: Library) -> None:
         now = {"key": key, "style": style, "controls": _digest(controls)}
         if before.get("controls") != now["controls"]:
             for (name, prop), value in zip(_CONTROLS, controls):
-                dash.set_props(f"{ID}-{name}", {prop: value})
+                by_the_way.write((f"{ID}-{name}", prop), value)
         return (
             figure,
             no_update if before.get("style") == style else style,
