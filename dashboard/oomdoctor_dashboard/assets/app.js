@@ -53,6 +53,34 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return number === null || number === view.device ? all.no_update : elsewhere({ device: number });
   },
 
+  /* Settings were chosen on a page. Dash also calls this when the page is mounted, of all its boxes at once,
+     and nobody has chosen anything then; and what was typed may come when another page is open. */
+  settle: function (...args) {
+    const all = window.dash_clientside;
+    const [view, { page, defaults, numbers }] = args.slice(-2);
+    const names = Object.keys(defaults);
+    const triggered = all.callback_context.triggered.map((one) => one.prop_id.split(".")[0]);
+    if (!view || !view.item || triggered.length === names.length) {
+      return all.no_update;
+    }
+    const mine = { ...((view.options || {})[page] || {}) };
+    const before = JSON.stringify(mine);
+    names.forEach((name, i) => {
+      // A box that was left alone may not yet show what the view says.
+      if (!triggered.includes(page + "-" + name)) return;
+      let value = args[i];
+      if (numbers.includes(name)) {
+        value = /^\d+$/.test(value) ? Number(value) : null; // a shared address asked for what is not here
+      }
+      if (value === mine[name]) return;
+      delete mine[name];
+      if ((value || value === 0) && value !== defaults[name]) mine[name] = value;
+    });
+    return JSON.stringify(mine) === before
+      ? all.no_update
+      : { ...view, options: { ...(view.options || {}), [page]: mine } };
+  },
+
   /* A tab or the colours were chosen. */
   choose: function (tab, dark, view) {
     const theme = dark ? "dark" : "light";

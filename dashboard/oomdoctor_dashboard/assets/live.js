@@ -1,7 +1,7 @@
 /* The table of live blocks asks for its rows, a page at a time; here it is told when to ask again. */
 window.dash_clientside = window.dash_clientside || {};
-window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdoctor || {}, {
-  refreshLive: function (shown, before) {
+window.dash_clientside.oomdoctor_live = {
+  refresh: function (shown, before) {
     if (!shown) {
       return window.dash_clientside.no_update;
     }
@@ -17,4 +17,23 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     });
     return chosen;
   },
+
+  /* The flame graph was zoomed to a box; none: to all. */
+  zoom: function (picked, view) {
+    if (!picked || !view || !view.item || view.tab !== "live") {
+      return window.dash_clientside.no_update;
+    }
+    const mine = { ...((view.options || {}).live || {}) };
+    delete mine.zoom;
+    if (picked.path) mine.zoom = picked.path;
+    return { ...view, options: { ...(view.options || {}), live: mine } };
+  },
+};
+
+/* Enter does not wait for more to be typed. */
+document.addEventListener("keydown", function (event) {
+  const box = event.target;
+  if (event.key === "Enter" && ["live-text", "live-size", "live-age"].includes(box.id)) {
+    window.dash_clientside.set_props(box.id, { value: box.value });
+  }
 });

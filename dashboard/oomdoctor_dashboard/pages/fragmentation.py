@@ -19,13 +19,14 @@ from oomdoctor_dashboard import fragmentation_data as data
 from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
-from oomdoctor_dashboard.gates import OVER_FRAGMENTATION, has_just_come, pressed, shown_id
+from oomdoctor_dashboard.gates import OVER_FRAGMENTATION, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of, with_options
+from oomdoctor_dashboard.settings_of_page import settings_store, settle_in_browser
+from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of
 
 ID, TITLE = "fragmentation", "Fragmentation"
 
@@ -124,6 +125,7 @@ def layout() -> Any:
                 id=f"{ID}-themed",
             ),
             poll(f"{ID}-poll"),
+            settings_store(ID, _SETTINGS),
             dcc.Store(id=f"{ID}-job"),
             dcc.Store(id=f"{ID}-stopped"),
             dcc.Download(id=f"{ID}-file"),
@@ -283,34 +285,21 @@ def choices_of(loaded: Loaded, series: data.Series) -> dict[data.Where, str]:
 
 
 def register(app: dash.Dash, library: Library) -> None:
-    _register_choosing(app)
+    settle_in_browser(app, ID, _SETTINGS)
     _register_over(app, library)
     _register_moment(app, library)
 
 
-_OPTIONS = ("what", "where", "later", "unit")
-_DEFAULTS = {"what": _SPLIT, "where": "device", "later": "end", "unit": "bytes"}
+_SETTINGS = {
+    "what": ("value", _SPLIT),
+    "where": ("value", "device"),
+    "later": ("value", "end"),
+    "unit": ("value", "bytes"),
+}
 
 
 def _option(shown: View, name: str) -> str:
-    return str(options_of(shown, ID).get(name) or _DEFAULTS[name])
-
-
-def _register_choosing(app: dash.Dash) -> None:
-    @app.callback(
-        Output(ids.VIEW, "data", allow_duplicate=True),
-        *(Input(f"{ID}-{name}", "value") for name in _OPTIONS),
-        State(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-    @only_what_changes
-    def choose(*args: Any) -> Any:
-        *values, view = args
-        if has_just_come() or not _mine(view):
-            return no_update
-        chosen = {n: v if v and v != _DEFAULTS[n] else None for n, v in zip(_OPTIONS, values)}
-        new = with_options(view, ID, **chosen)
-        return no_update if options_of(new, ID) == options_of(view, ID) else new
+    return str(options_of(shown, ID).get(name) or _SETTINGS[name][1])
 
 
 def _register_over(app: dash.Dash, library: Library) -> None:
@@ -458,14 +447,14 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         State(f"{ID}-pools", "dashGridOptions"),
         State(f"{ID}-pins", "style"),
         State(f"{ID}-themed", "data-ag-theme-mode"),
-        *(State(f"{ID}-{name}", "value") for name in _OPTIONS),
+        *(State(f"{ID}-{name}", "value") for name in _SETTINGS),
     )
     def draw(shown: Any, options: Any, style: Any, theme: Any, *there: Any) -> Any:
         """All that is of the moment, and what an address asked for in the boxes: one request a step."""
         if not _mine(shown):
             raise PreventUpdate
-        wished = [_option(shown, name) for name in _OPTIONS]
-        for name, value, now in zip(_OPTIONS, wished, there):
+        wished = [_option(shown, name) for name in _SETTINGS]
+        for name, value, now in zip(_SETTINGS, wished, there):
             by_the_way.write((f"{ID}-{name}", "value"), no_update if value == now else value)
         try:
             loaded = library.loaded(shown["item"], shown["device"])

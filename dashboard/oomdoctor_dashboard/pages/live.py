@@ -21,12 +21,13 @@ from oomdoctor_dashboard import by_the_way, ids, live_data
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
-from oomdoctor_dashboard.gates import has_just_come, shown_id
+from oomdoctor_dashboard.gates import shown_id
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_filter import Wanted, wanted_of
 from oomdoctor_dashboard.live_flame import flame_of
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of, with_options
+from oomdoctor_dashboard.settings_of_page import id_of, settings_store, settle_in_browser
+from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of
 
 ID, TITLE = "live", "What is live"
 
@@ -39,6 +40,13 @@ _WIDTH = 1380
 _KEPT_TABLES = 8
 _TEXTS = ("text", "size", "age")
 _CHOICES = ("pool", "stream", "state")
+# Who types is left to finish a word; Enter asks at once.
+_TYPING_MS = 200
+_CONTROLS = {
+    **dict.fromkeys((*_TEXTS, *_CHOICES), ("value", None)),
+    "group": ("value", "block"),
+    "frames": ("checked", None),
+}
 
 # Until there is something to draw.
 _EMPTY = {
@@ -113,6 +121,7 @@ def layout() -> Any:
                 ],
                 gutter="sm",
             ),
+            settings_store(ID, _CONTROLS),
             dcc.Store(id=f"{ID}-refreshed"),
             dcc.Store(id=f"{ID}-picked"),
             dcc.Store(id=f"{ID}-width"),
@@ -150,15 +159,15 @@ def _controls() -> Any:
     return dmc.Group(
         [
             dmc.TextInput(
-                id=f"{ID}-text", placeholder="Search frames and files", debounce=300, size="xs", w=230,
+                id=f"{ID}-text", placeholder="Search frames and files", debounce=_TYPING_MS, size="xs", w=230,
                 **{"aria-label": "Search in frames and files"},
             ),
             dmc.TextInput(
-                id=f"{ID}-size", placeholder="Size: 1 MiB, < 1 MiB", debounce=400, size="xs", w=150,
+                id=f"{ID}-size", placeholder="Size: 1 MiB, < 1 MiB", debounce=_TYPING_MS, size="xs", w=150,
                 **{"aria-label": "Size"},
             ),
             dmc.Autocomplete(
-                id=f"{ID}-age", placeholder="Age: 1000 events, < 2 s", debounce=400, size="xs", w=185,
+                id=f"{ID}-age", placeholder="Age: 1000 events, < 2 s", debounce=_TYPING_MS, size="xs", w=185,
                 data=["older than the trace", "1000 events", "1 s", "< 10 ms"], **{"aria-label": "Age"},
             ),
             choice("pool", "Any pool", 130),
@@ -293,44 +302,26 @@ def register(app: dash.Dash, library: Library) -> None:
         return {"content": text, "filename": f"live-at-{loaded.event(shown['event'])}.csv"}, no_update
 
 
-_NAMES = (*_TEXTS, *_CHOICES, "group")
-# What is typed and chosen, as components and properties.
-_VALUES = [(f"{ID}-{name}", "value") for name in _NAMES] + [(f"{ID}-frames", "checked")]
-
-
-def _settings(chosen: Any) -> dict[str, Any]:
-    """The settings as a view holds them: without what is at its default."""
-    *texts, frames = chosen
-    found = {name: value or None for name, value in zip(_NAMES, texts)}
-    found["group"] = "place" if found["group"] == "place" else None
-    return {**found, "frames": True if frames else None}
-
-
 def _boxes(options: dict[str, Any], there: Any) -> list[Any]:
-    """What an address or another page asked for stands in the boxes."""
-    chosen = {k: v for k, v in options.items() if k != "zoom"}
-    if {k: v for k, v in _settings(there).items() if v is not None} == chosen:
-        return [no_update] * len(_VALUES)
-    wished = [options.get(name) or ("" if name in _TEXTS else None) for name in _NAMES]
-    wished[-1] = options.get("group") or "block"
-    return [*wished, bool(options.get("frames"))]
+    """What an address or another page asked for stands in the boxes, in the order of the controls."""
+    wished = []
+    for (name, (prop, default)), now in zip(_CONTROLS.items(), there):
+        value = options.get(name, default) or ("" if name in _TEXTS else None)
+        same = (value or None) == (now or None)
+        wished.append(no_update if same else bool(value) if prop == "checked" else value)
+    return wished
 
 
 def _register_choosing(app: dash.Dash) -> None:
-    @app.callback(
+    """What is typed, chosen or zoomed to goes into the view in the browser."""
+    settle_in_browser(app, ID, _CONTROLS)
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor_live", "zoom"),
         Output(ids.VIEW, "data", allow_duplicate=True),
-        *(Input(*value) for value in _VALUES),
+        Input(f"{ID}-picked", "data"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    @only_what_changes
-    def choose(*args: Any) -> Any:
-        *chosen, view = args
-        # Also when another page was opened while it waited.
-        if has_just_come() or not view or not view["item"]:
-            return no_update
-        new = with_options(view, ID, **_settings(chosen))
-        return no_update if options_of(new, ID) == options_of(view, ID) else new
 
 
 def _register_drawing(app: dash.Dash, library: Library) -> None:
@@ -347,7 +338,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
             "width": Input(f"{ID}-width", "data"),
             "columns": State(f"{ID}-table", "columnDefs"),
             "theme": State(f"{ID}-themed", "data-ag-theme-mode"),
-            "boxes": [State(*value) for value in _VALUES],
+            "boxes": [State(id_of(ID, name), prop) for name, (prop, _) in _CONTROLS.items()],
             "choices_": [State(*one) for one in choices],
             "rows": State(f"{ID}-table", "selectedRows"),
         },
@@ -376,8 +367,8 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         for place, new, old in zip(choices, offered, choices_):
             if new != old:
                 by_the_way.write(place, new)
-        for place, new in zip(_VALUES, _boxes(options, boxes)):
-            by_the_way.write(place, new)
+        for (name, (prop, _)), new in zip(_CONTROLS.items(), _boxes(options, boxes)):
+            by_the_way.write((id_of(ID, name), prop), new)
         if rows:
             for place, new in zip(_DETAILS, _details_of(loaded, shown, rows)):
                 by_the_way.write(place, new)
@@ -386,20 +377,8 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         )
         return {"totals": totals, "figure": figure, "problem": problem}
 
-    @app.callback(
-        Output(ids.VIEW, "data", allow_duplicate=True),
-        Input(f"{ID}-picked", "data"),
-        State(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-    @only_what_changes
-    def zoom(picked: Any, view: Any) -> Any:
-        if not picked or not _mine(view):
-            return no_update
-        return with_options(view, ID, zoom=picked["path"] or None)
-
     app.clientside_callback(
-        ClientsideFunction("oomdoctor", "refreshLive"),
+        ClientsideFunction("oomdoctor_live", "refresh"),
         Output(f"{ID}-refreshed", "data"),
         Input(_SHOWN, "data"),
         State(f"{ID}-refreshed", "data"),

@@ -20,7 +20,7 @@ from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.segments import segment_figure
-from oomdoctor_dashboard.gates import has_just_come, shown_id
+from oomdoctor_dashboard.gates import shown_id
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import NO_PLACE, places_of, stream_name
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
@@ -28,6 +28,7 @@ from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
 from oomdoctor_dashboard.segment_panel import panel, row_at, summary
 from oomdoctor_dashboard.segment_words import box_lines
+from oomdoctor_dashboard.settings_of_page import settings_store, settle_in_browser
 from oomdoctor_dashboard.view import View, only_what_changes, options_of, with_options
 
 ID, TITLE = "segments", "Segments"
@@ -56,6 +57,7 @@ def layout() -> Any:
     select: dict[str, Any] = {"size": "xs", "allowDeselect": False}
     return html.Div(
         [
+            settings_store(ID, _SETTINGS, numbers=("stream",)),
             dcc.Store(id=f"{ID}-drawn"),
             dcc.Store(id=f"{ID}-pointed"),
             dcc.Store(id=f"{ID}-picked"),
@@ -123,18 +125,19 @@ def layout() -> Any:
 
 
 _HIDDEN = {"display": "none"}
-_CHOICES = ("pool", "stream", "alone", "colour")
-_CONTROLS = (
-    *((name, "value") for name in _CHOICES),
-    ("holes", "checked"),
-    ("stream", "data"),
-    ("alone", "data"),
-)
+_SETTINGS = {
+    "pool": ("value", "all"),
+    "stream": ("value", None),
+    "alone": ("value", "all"),
+    "colour": ("value", "state"),
+    "holes": ("checked", None),
+}
+_WRITTEN = (*((name, prop) for name, (prop, _) in _SETTINGS.items()), ("stream", "data"), ("alone", "data"))
 
 
 def register(app: dash.Dash, library: Library) -> None:
     """Its callbacks."""
-    _register_options(app)
+    settle_in_browser(app, ID, _SETTINGS)
     register_csv(app, library, ID, csv_of)
     _register_choosing(app, library)
 
@@ -174,7 +177,7 @@ def register(app: dash.Dash, library: Library) -> None:
         controls = _controls(moment, options)
         now = {"key": key, "style": style, "controls": _digest(controls)}
         if before.get("controls") != now["controls"]:
-            for (name, prop), value in zip(_CONTROLS, controls):
+            for (name, prop), value in zip(_WRITTEN, controls):
                 by_the_way.write((f"{ID}-{name}", prop), value)
         return (
             figure,
@@ -361,35 +364,6 @@ def csv_of(loaded: Loaded, shown: View) -> tuple[str, str]:
     frame["stack"] = [texts[number] for number in numbers.tolist()]
     frame["address"] = [f"{address:#x}" for address in frame["address"]]
     return f"blocks-at-{moment.events}.csv", str(frame.to_csv(index=False))
-
-
-def _register_options(app: dash.Dash) -> None:
-    @app.callback(
-        Output(ids.VIEW, "data", allow_duplicate=True),
-        *(Input(f"{ID}-{name}", "value") for name in _CHOICES),
-        Input(f"{ID}-holes", "checked"),
-        State(ids.VIEW, "data"),
-        State(f"{ID}-drawn", "data"),
-        prevent_initial_call=True,
-    )
-    @only_what_changes
-    def choose(
-        pool: str, stream: str, alone: str, colour: str, holes: bool, view: Optional[View], drawn: Any
-    ) -> Any:
-        if has_just_come() or view is None or view["tab"] != ID or drawn is None:
-            return no_update
-        pool, alone, colour = pool or "all", alone or "all", colour or "state"
-        new = with_options(
-            view,
-            ID,
-            pool=None if pool == "all" else pool,
-            # None: a shared address asked for a stream that is not here.
-            stream=int(stream) if stream and stream.isdigit() else None,
-            alone=None if alone == "all" else alone,
-            colour=None if colour == "state" else colour,
-            holes=True if holes else None,
-        )
-        return no_update if options_of(new, ID) == options_of(view, ID) else new
 
 
 def _controls(moment: Moment, options: dict[str, Any]) -> tuple[Any, ...]:
