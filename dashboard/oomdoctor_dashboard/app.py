@@ -24,8 +24,9 @@ from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.gates import open_gates, place_of, stores
 from oomdoctor_dashboard.library import Item, Library
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
+from oomdoctor_dashboard.starting import begin_with_view
 from oomdoctor_dashboard.uploads import add_upload_route, as_named, too_large
-from oomdoctor_dashboard.view import DEFAULT, OF_A_RECORDING, TABS, changed, from_query
+from oomdoctor_dashboard.view import DEFAULT, OF_A_RECORDING, TABS, changed
 
 ALWAYS = ("timeline", "moment")
 # Pages that come when they are opened.
@@ -33,6 +34,8 @@ LATER = TABS[1:]
 MIB = 1 << 20
 
 _FOLLOW_MS = 5000
+# How long a question is listened to that asks how far reading is, seconds.
+_LISTEN_S = 0.5
 
 
 def create_app(
@@ -68,9 +71,10 @@ def create_app(
     pages = {name: importlib.import_module(f"oomdoctor_dashboard.pages.{name}") for name in (*ALWAYS, *TABS)}
 
     def frame() -> Any:
-        return _frame(library, pages, first, upload_limit, needs_token)
+        return _frame(pages, upload_limit, needs_token)
 
     app.layout = frame
+    begin_with_view(app, library, first)
     _register(app, library)
     open_gates(app, {name: pages[name] for name in LATER})
     for page in pages.values():
@@ -95,32 +99,25 @@ def _assets() -> Any:
     return Path(__file__).parent / "assets"
 
 
-def _frame(
-    library: Library, pages: dict[str, ModuleType], first: Optional[str], upload_limit: int, needs_token: bool
-) -> Any:
+def _frame(pages: dict[str, ModuleType], upload_limit: int, needs_token: bool) -> Any:
     """Everything on the page; made anew for each visitor."""
-    library.refresh()
-    items = library.items()
-    start = first if library.item(first) else (items[0].key if items else None)
     return dmc.MantineProvider(
         id="mantine",
         forceColorScheme="light",
         theme={"primaryColor": "blue", "fontFamily": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"},
         children=[
-            dcc.Location(id="location", refresh=False),
-            dcc.Store(id=ids.VIEW, data=None),
-            dcc.Store(id=ids.SHOWN, data=None),
-            dcc.Store(id="first-item", data=start),
-            dcc.Store(id="uploaded", data=None),
+            dcc.Store(id=ids.VIEW),
+            dcc.Store(id=ids.SHOWN),
+            dcc.Store(id="uploaded"),
             dcc.Store(id="default-view", data=DEFAULT),
             dcc.Store(id="of-a-recording", data=OF_A_RECORDING),
-            dcc.Store(id="wanted", data=None),
-            dcc.Store(id="come", data=None),
-            dcc.Store(id="subject", data=None),
-            dcc.Store(id="failed", data=None),
+            dcc.Store(id="wanted"),
+            dcc.Store(id="come"),
+            dcc.Store(id="subject"),
+            dcc.Store(id="failed"),
             dcc.Store(id="whatif-drawn"),
             *stores(LATER),
-            poll("poll"),
+            poll("poll", 100),
             dcc.Interval(id="follow", interval=_FOLLOW_MS),
             dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
             html.Div(
@@ -236,20 +233,15 @@ def _register(app: dash.Dash, library: Library) -> None:
 
 
 def _register_address(app: dash.Dash) -> None:
-    """The view is in the address: read once, written on each change."""
+    """The view is in the address: read by the server once, written by the browser on each change."""
 
-    @app.callback(
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "start"),
         Output(ids.VIEW, "data", allow_duplicate=True),
-        Input("location", "search"),
-        State("first-item", "data"),
-        State(ids.VIEW, "data"),
+        Output("come", "data", allow_duplicate=True),
+        Input("default-view", "data"),
         prevent_initial_call="initial_duplicate",
     )
-    def read(search: str, first: Optional[str], view: Any) -> Any:
-        asked = from_query(search or "")
-        if asked["item"] is None:
-            asked["item"] = first
-        return no_update if asked == view else asked
 
     app.clientside_callback(
         ClientsideFunction("oomdoctor", "colours"),
@@ -314,18 +306,13 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
             return no_update
         return changed(view, item=failed, device=None, event=None, low=None, high=None)
 
-    @app.callback(
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "came"),
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input("item", "data"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def came(_: Any, view: Any) -> Any:
-        """The first snapshot of a run that is being recorded."""
-        items = library.items()
-        if view is None or view["item"] is not None or not items:
-            return no_update
-        return changed(view, item=items[0].key)
 
 
 def _register_reading(app: dash.Dash, library: Library) -> None:
@@ -386,7 +373,7 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                     hidden,
                     None,
                 )
-            if job.state == "running" and not job.wait(0.1):
+            if job.state == "running" and not job.wait(_LISTEN_S if asked else 0.1):
                 seconds = job.seconds
                 text = f"{job.title} … {seconds:.0f} s" if seconds > 1 else f"{job.title} …"
                 views = visible if shown else hidden

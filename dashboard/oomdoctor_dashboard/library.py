@@ -210,6 +210,18 @@ class Library:
         """Whether :meth:`loaded` has an answer at hand."""
         return (key, device) in self._loaded
 
+    def at_hand(self, key: Optional[str], device: Optional[int]) -> Optional[int]:
+        """The device that :meth:`load` would answer with at once; None where it has to read."""
+        if key is None:
+            return None
+        if device is None:
+            with self._lock:
+                is_read = key in self._snapshots
+            if not is_read or not self.snapshot(key).devices():
+                return None
+            device = self._telling_device(key)
+        return device if self.is_loaded(key, device) else None
+
     def load(self, key: str, device: Optional[int]) -> Job:
         """Read and replay in the background; the job's result is the :class:`Loaded`.
 

@@ -10,13 +10,12 @@ from typing import Any, Optional
 
 from dash import Input, Output, dcc
 
-_POLL_MS = 250
 NO_MORE = 0
 
 
-def poll(id_: str) -> Any:
-    """What asks, once for each order."""
-    return dcc.Interval(id=id_, interval=_POLL_MS, n_intervals=0, max_intervals=NO_MORE)
+def poll(id_: str, pause_ms: int = 250) -> Any:
+    """What asks, once for each order and so long after it."""
+    return dcc.Interval(id=id_, interval=pause_ms, n_intervals=0, max_intervals=NO_MORE)
 
 
 def question(id_: str) -> Input:

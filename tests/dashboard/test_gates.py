@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import oomdoctor_dashboard
 import pytest
 from oomdoctor_dashboard.app import LATER, create_app
 from oomdoctor_dashboard.library import Library
 
 TRACES = Path(__file__).parent.parent.parent / "traces"
+ASSETS = Path(oomdoctor_dashboard.__file__).parent / "assets"
 
 
 @pytest.fixture
@@ -54,3 +56,24 @@ def test_what_comes_later_is_not_there_at_first(library: Library) -> None:
     there = ids_of(create_app(library).layout())
     assert {"overview-table", "whatif-drawn", *(f"{name}-place" for name in LATER)} <= there
     assert not there & {"segments-graph", "live-table", "fragmentation-over", "whatif-graph", "compare-graph"}
+
+
+def test_the_library_that_draws_knows_what_figures_are_made_of() -> None:
+    """The part of plotly.js that the pages need comes with them: a browser takes in the whole for a second."""
+    from plotly.offline import get_plotlyjs_version
+
+    text = (ASSETS / "plotly-basic.min.js").read_text(encoding="utf-8")
+    found = re.search(r"plotly\.js \(basic - minified\) v(\d+)\.", text[:200])
+    assert found is not None
+    assert int(found[1]) >= int(get_plotlyjs_version().split(".")[0])
+    assert "Licensed under the MIT license" in text[:200]
+
+
+def test_pages_draw_what_that_part_can() -> None:
+    kinds = {}
+    for file in (ASSETS.parent / "figures").glob("*.py"):
+        for kind in re.findall(r'"type": "(\w+)"', file.read_text(encoding="utf-8")):
+            kinds.setdefault(kind, file.name)
+    # Lines and paths are shapes, log an axis; the report, which draws a flame of its own, has the whole.
+    assert kinds.keys() - {"line", "path", "log", "rect"} == {"scatter", "bar", "icicle"}
+    assert kinds["icicle"] == "live.py"

@@ -1,6 +1,18 @@
 /* The parts of the page that need no server: the address, the moment's way from wanted to shown, uploads. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdoctor || {}, {
+  /* What the server made of the address came along with the page. */
+  start: function () {
+    const { view, at_hand } = JSON.parse(document.querySelector("meta[name=oomdoctor-start]").content);
+    return [view, at_hand ? view : window.dash_clientside.no_update];
+  },
+
+  /* The first snapshot of a run that is being recorded. */
+  came: function (groups, view) {
+    const first = groups && groups.length && groups[0].items[0];
+    return first && view && !view.item ? { ...view, item: first.value } : window.dash_clientside.no_update;
+  },
+
   /* The view is in the address, so that a reload or a shared link shows the same. */
   address: function (view, standard) {
     const query = new URLSearchParams();
