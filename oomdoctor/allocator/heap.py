@@ -808,6 +808,8 @@ def map_range(heap: Heap, to_map: int, mapped_size: int, cause: int) -> None:
 def map_block(heap: Heap, to_map: int, size: int, cause: int) -> bool:
     granularity = expandable_granularity(heap, heap.blocks[to_map].pool)
     mapped_size = (size + granularity - 1) // granularity * granularity
+    # Ranges are whole handles, but for recordings that contradict themselves.
+    mapped_size = min(mapped_size, heap.blocks[to_map].size)
     capacity = heap.config[0].capacity
     if capacity >= 0 and heap.stats[0].driver_bytes + mapped_size > capacity:
         return False

@@ -120,6 +120,15 @@ def damaged(made: Json, plan: list[tuple[str, int, int]]) -> Json:
     return made
 
 
+def test_a_range_that_is_no_whole_number_of_handles_is_mapped_as_far_as_it_goes() -> None:
+    conf = "expandable_segments:True"
+    program = [("alloc", 20 * MIB, 0), ("alloc", 1, 0), ("alloc", MIB + 1, 0)]
+    made = recorded(program, parse_settings(conf, RELEASE).settings, keep=None)
+    replayed = history(damaged(made, [("swap", 2, 4), ("address", 0, 0)]), conf)
+    done = replay(replayed, parse_settings(conf, RELEASE).settings, Conditions(), stops_at_oom=False)
+    assert violations(done.heap) == []
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), program=acts(), conf=st.sampled_from(CONFS), keep=st.none() | st.integers(0, 60))
 def test_damaged_recordings_are_replayed_soundly(
