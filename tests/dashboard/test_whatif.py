@@ -511,7 +511,7 @@ def test_page_fills_its_form_from_the_address(two_gpus: Any) -> None:
     library, item, _ = two_gpus
     page = Page(library)
     view = view_of(item, conf="max_split_size_mb:64,expandable_segments:True", capacity="2GiB")
-    found = page.ask("whatif-conf.value", "whatif-shown.data", {"whatif-shown.data": view})
+    found = page.ask("whatif-conf.value", "whatif-settled.data", {"whatif-settled.data": view})
     assert found["whatif-conf.value"] == "max_split_size_mb:64,expandable_segments:True"
     assert found["whatif-max_split_size_mb.value"] == 64
     assert found["whatif-expandable_segments.checked"] is True
@@ -519,7 +519,7 @@ def test_page_fills_its_form_from_the_address(two_gpus: Any) -> None:
     assert found["whatif-capacity.placeholder"] == "1.17 GiB (recorded)"
     assert "123548" in json.dumps(found["whatif-warnings.children"])
     wrong = view_of(item, conf="max_split_size_mb:5")
-    found = page.ask("whatif-conf.value", "whatif-shown.data", {"whatif-shown.data": wrong})
+    found = page.ask("whatif-conf.value", "whatif-settled.data", {"whatif-settled.data": wrong})
     assert "at least 20" in found["whatif-max_split_size_mb.error"]
     shown = page.ask("whatif-graph.figure", "whatif-shown.data", {"whatif-shown.data": wrong})
     assert "torch 2.15 rejects these settings" in json.dumps(shown["whatif-problem.children"])
@@ -608,7 +608,7 @@ def test_page_searches_stops_and_searches_again(to_the_end: Any) -> None:
 def test_page_says_that_there_is_nothing_to_replay(state_only: Any) -> None:
     library, item, _ = state_only
     page = Page(library)
-    found = page.ask("whatif-conf.value", "whatif-shown.data", {"whatif-shown.data": view_of(item)})
+    found = page.ask("whatif-conf.value", "whatif-settled.data", {"whatif-settled.data": view_of(item)})
     assert "There is nothing to replay" in json.dumps(found["whatif-nothing.children"])
     assert "No request was recorded, so no setting can be tried." in json.dumps(
         found["whatif-nothing.children"]

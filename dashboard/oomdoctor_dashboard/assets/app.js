@@ -93,6 +93,12 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
       : { ...view, options: { ...(view.options || {}), [page]: mine } };
   },
 
+  /* The view, where it differs in more than the moment from the one before, as far as its page goes. */
+  settled: function (shown, before) {
+    const key = (one) => JSON.stringify([one.item, one.device, one.tab, (one.options || {})[one.tab] || {}]);
+    return !shown || (before && key(before) === key(shown)) ? window.dash_clientside.no_update : shown;
+  },
+
   /* A tab or the colours were chosen. */
   choose: function (tab, dark, view) {
     const theme = dark ? "dark" : "light";

@@ -109,11 +109,14 @@ def _band_names(picture: Picture, theme: str) -> list[dict[str, Any]]:
 
 
 def _hover(picture: Picture, theme: str) -> dict[str, Any]:
-    """Unseen points that speak: texts of all lines at once, and the state that a click means."""
+    """Unseen points that speak: texts of all lines at once, and the state that a click means.
+
+    Joined by a line of no width: as markers, each would be an element of the page.
+    """
     hover = picture.hover
     return {
-        "type": "scatter", "mode": "markers", "x": hover.position, "y": hover.bytes, "showlegend": False,
-        "marker": {"size": 1, "opacity": 0}, "name": "",
+        "type": "scatter", "mode": "lines", "x": hover.position, "y": hover.bytes, "showlegend": False,
+        "line": {"width": 0}, "name": "",
         "hoverlabel": {
             "bgcolor": colours.paper(theme), "bordercolor": colours.faint(theme),
             "font": {"color": colours.ink(theme)},

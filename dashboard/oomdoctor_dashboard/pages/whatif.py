@@ -10,7 +10,7 @@ from typing import Any, Optional
 import dash
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Input, Output, Patch, State, dcc, html, no_update
+from dash import ClientsideFunction, Input, Output, Patch, State, dcc, html, no_update
 
 from oomdoctor.advice.state_only import has_requests
 from oomdoctor.allocator.release_bounds import named
@@ -67,6 +67,7 @@ def layout() -> Any:
             poll(f"{ID}-poll"),
             poll(f"{ID}-advice-poll"),
             dcc.Store(id=f"{ID}-advice-drawn"),
+            dcc.Store(id=f"{ID}-settled"),
             html.Div(id=f"{ID}-nothing"),
             html.Div(
                 id=f"{ID}-page",
@@ -363,6 +364,15 @@ def _register_form(app: dash.Dash, library: Library) -> None:
     fields = (*_OWN, *KEYS)
     prop = {key: "checked" if key == EXPANDABLE else "value" for key in fields}
 
+    # The form is drawn for other settings, not for another moment.
+    app.clientside_callback(
+        ClientsideFunction("oomdoctor", "settled"),
+        Output(f"{ID}-settled", "data"),
+        Input(shown_id(ID), "data"),
+        State(f"{ID}-settled", "data"),
+        prevent_initial_call=True,
+    )
+
     @app.callback(
         output={
             "values": {key: Output(f"{ID}-{key}", prop[key]) for key in fields},
@@ -375,7 +385,7 @@ def _register_form(app: dash.Dash, library: Library) -> None:
             "nothing": Output(f"{ID}-nothing", "children"),
             "page": Output(f"{ID}-page", "style"),
         },
-        inputs={"shown": Input(shown_id(ID), "data")},
+        inputs={"shown": Input(f"{ID}-settled", "data")},
         state={"there": {key: State(f"{ID}-{key}", prop[key]) for key in fields}},
     )
     def fill(shown: Any, there: dict[str, Any]) -> Any:
