@@ -55,11 +55,12 @@ def pressed(button: str) -> bool:
 
 
 def open_gates(app: dash.Dash, pages: Mapping[str, ModuleType]) -> None:
-    """Bring a page that is opened for the first time; then fill the stores, in the browser: those of the
-    pages, that of what the header speaks of, and those of what is drawn over the timeline's stretch, which is
-    drawn anew for anything but another moment.
+    """Bring a page that is opened for the first time; and let the browser follow the view that is wanted.
 
-    One callback for all stores: each that a browser runs makes Dash compare the whole page several times.
+    What is shown goes into the stores: those of the pages, that of what the header speaks of, and those of
+    what is drawn over the timeline's stretch, which is drawn anew for anything but another moment; what is
+    wanted goes into the address and the controls. One callback for all: each that a browser runs makes Dash
+    compare the whole page several times.
     """
 
     @app.callback(

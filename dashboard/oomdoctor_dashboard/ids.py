@@ -4,7 +4,7 @@ VIEW = "view"
 """dcc.Store: the view that is wanted, a dict; see :mod:`oomdoctor_dashboard.view`. Pages write to it."""
 
 SHOWN = "shown"
-"""dcc.Store: the same view, once what it shows is loaded. Pages read this one."""
+"""dcc.Store: the same view, once what it shows is loaded. Pages read it as it comes through the gates."""
 
 MESSAGES = "messages"
 """dmc.NotificationContainer: ``sendNotifications`` takes what a person has to know now."""
