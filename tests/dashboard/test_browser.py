@@ -271,6 +271,30 @@ def test_a_step_made_while_an_answer_is_on_its_way_is_not_undone(tab: Tab) -> No
     assert json.loads(tab.query()["options"]) == {"segments": {"colour": "age"}}
 
 
+def test_what_happens_at_once_does_not_undo_each_other(tab: Tab) -> None:
+    tab.open("?device=0&event=100")
+    tab.drawn()
+    tab.page.locator("#device").click()
+    tab.page.get_by_role("option", name="GPU 1").wait_for()
+    tab.page.evaluate(
+        """() => {
+          document.getElementById("moment-next").click();
+          [...document.querySelectorAll("[role=option]")].find(one => one.innerText === "GPU 1").click();
+          document.getElementById("moment-next").click();
+          document.querySelector("[role=tab][id$='tab-live']").click();
+        }"""
+    )
+    tab.page.wait_for_function(
+        "document.querySelector('#story').innerText.includes('GPU 1')", timeout=WAIT_MS
+    )
+    tab.rest()
+    assert {key: value for key, value in tab.query().items() if key != "item"} == {
+        "device": "1",
+        "tab": "live",
+    }
+    assert tab.page.locator("#device").input_value() == "GPU 1"
+
+
 def test_another_device_is_looked_at_without_the_addresses_of_the_one_before(
     tab: Tab, library: Library
 ) -> None:

@@ -13,6 +13,29 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return first && view && !view.item ? { ...view, item: first.value } : window.dash_clientside.no_update;
   },
 
+  /* Ask for another view: what differs from the one that was looked at goes into the one that is asked for by now.
+     Where several things happen at once Dash gives all of them the same view, and what each returned whole
+     would undo the others. What was meant for another recording is dropped. */
+  wish: function (before, after) {
+    const now = (window.dash_component_api.getLayout("view") || { props: {} }).props.data || before;
+    const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+    const change = {};
+    for (const key of Object.keys(after)) {
+      if (key !== "options" && !same(after[key], before[key])) change[key] = after[key];
+    }
+    const isElsewhere = now.item !== before.item || now.device !== before.device;
+    if (isElsewhere && !("item" in change || "device" in change)) {
+      return window.dash_clientside.no_update;
+    }
+    const options = { ...(now.options || {}) };
+    for (const [page, chosen] of Object.entries(after.options || {})) {
+      if (!same(chosen, (before.options || {})[page])) options[page] = chosen;
+    }
+    const next = { ...now, ...change, options: options };
+    if (!same(next, now)) window.dash_clientside.set_props("view", { data: next });
+    return window.dash_clientside.no_update;
+  },
+
   /* The view is in the address, so that a reload or a shared link shows the same. */
   address: function (view, standard) {
     const query = new URLSearchParams();
@@ -42,7 +65,8 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
         const kept = Object.entries(chosen).filter(([key]) => !(ofARecording[page] || []).includes(key));
         options[page] = Object.fromEntries(kept);
       }
-      return { ...view, event: null, low: null, high: null, options: options, ...changes };
+      const after = { ...view, event: null, low: null, high: null, options: options, ...changes };
+      return all.oomdoctor.wish(view, after);
     };
     const isUpload = all.callback_context.triggered.some((one) => one.prop_id === "uploaded.data");
     if (isUpload) {
@@ -90,7 +114,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     });
     return JSON.stringify(mine) === before
       ? all.no_update
-      : { ...view, options: { ...(view.options || {}), [page]: mine } };
+      : all.oomdoctor.wish(view, { ...view, options: { ...(view.options || {}), [page]: mine } });
   },
 
   /* The view, where it differs in more than the moment from the one before, as far as its page goes. */
@@ -105,7 +129,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     if (!view || (view.tab === tab && view.theme === theme)) {
       return window.dash_clientside.no_update;
     }
-    return Object.assign({}, view, { tab: tab, theme: theme });
+    return window.dash_clientside.oomdoctor.wish(view, { ...view, tab: tab, theme: theme });
   },
 
   /* Tables take their colours from the page. */

@@ -26,7 +26,7 @@ window.dash_clientside.oomdoctor_live = {
     const mine = { ...((view.options || {}).live || {}) };
     delete mine.zoom;
     if (picked.path) mine.zoom = picked.path;
-    return { ...view, options: { ...(view.options || {}), live: mine } };
+    return window.dash_clientside.oomdoctor.wish(view, { ...view, options: { ...(view.options || {}), live: mine } });
   },
 };
 

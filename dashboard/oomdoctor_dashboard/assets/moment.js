@@ -44,7 +44,7 @@ window.dash_clientside = window.dash_clientside || {};
       const now = eventOf(view, info);
       const go = (to) => {
         const at = Math.max(0, Math.min(to, info.events));
-        return [at === now ? same() : { ...view, event: at }, same()];
+        return [at === now ? same() : window.dash_clientside.oomdoctor.wish(view, { ...view, event: at }), same()];
       };
       const typed = triggered.some((one) => one === "moment-event.n_submit" || one === "moment-event.n_blur");
       if (typed && typeof value !== "number") {

@@ -19,7 +19,8 @@ window.dash_clientside = window.dash_clientside || {};
       const before = mine.zoom;
       delete mine.zoom;
       if (low > 0 || high < whole * 0.99) mine.zoom = [meta.row_bytes, low, high].join(":");
-      return mine.zoom === before ? none : { ...view, options: { ...(view.options || {}), segments: mine } };
+      const after = { ...view, options: { ...(view.options || {}), segments: mine } };
+      return mine.zoom === before ? none : window.dash_clientside.oomdoctor.wish(view, after);
     },
 
     /* Of a button in the panel. Buttons that appear call this as well, and nobody has clicked those. */
@@ -31,7 +32,7 @@ window.dash_clientside = window.dash_clientside || {};
         return window.dash_clientside.no_update;
       }
       if (asked.type === "segments-go") {
-        return { ...view, event: asked.event };
+        return window.dash_clientside.oomdoctor.wish(view, { ...view, event: asked.event });
       }
       const mine = { ...((view.options || {}).segments || {}) };
       const name = asked.type === "segments-pick" ? "block" : "alone";
@@ -40,7 +41,7 @@ window.dash_clientside = window.dash_clientside || {};
       } else {
         delete mine[name];
       }
-      return { ...view, options: { ...(view.options || {}), segments: mine } };
+      return window.dash_clientside.oomdoctor.wish(view, { ...view, options: { ...(view.options || {}), segments: mine } });
     },
   };
 })();

@@ -38,7 +38,7 @@ window.dash_clientside.oomdoctor_timeline = {
     if (mode === "lines") {
       delete options.timeline.mode;
     }
-    return Object.assign({}, view, { axis: axis, options: options });
+    return window.dash_clientside.oomdoctor.wish(view, { ...view, axis: axis, options: options });
   },
 
   /* The window that the server made of what was zoomed to. */
@@ -50,7 +50,7 @@ window.dash_clientside.oomdoctor_timeline = {
     if (asked.low === view.low && asked.high === view.high) {
       return none;
     }
-    return Object.assign({}, view, { low: asked.low, high: asked.high });
+    return window.dash_clientside.oomdoctor.wish(view, { ...view, low: asked.low, high: asked.high });
   },
 
   /* The axis was changed: over events the stretch is known here, over time the server knows it. */
@@ -82,7 +82,8 @@ window.dash_clientside.oomdoctor_timeline = {
       return [none, none];
     }
     const all = low === 0 && high === info.events;
-    return [Object.assign({}, view, all ? { low: null, high: null } : { low: low, high: high }), none];
+    const stretch = all ? { low: null, high: null } : { low: low, high: high };
+    return [window.dash_clientside.oomdoctor.wish(view, { ...view, ...stretch }), none];
   },
 
   /* As Timeline.window in timeline_data.py: within the recording, and not too narrow. */
@@ -107,7 +108,7 @@ window.dash_clientside.oomdoctor_timeline = {
     if (view.low === null && !recent) {
       return none;
     }
-    return Object.assign({}, view, { low: null, high: null }, recent ? { event: last.event } : {});
+    return window.dash_clientside.oomdoctor.wish(view, { ...view, low: null, high: null, ...(recent ? { event: last.event } : {}) });
   },
 
   clicked: function (click, view, drawn) {
@@ -124,12 +125,12 @@ window.dash_clientside.oomdoctor_timeline = {
     if (drawn[0] !== view.item || drawn[1] !== view.device) {
       return window.dash_clientside.no_update;
     }
-    return Object.assign({}, view, { event: event });
+    return window.dash_clientside.oomdoctor.wish(view, { ...view, event: event });
   },
 
   all: function (clicks, view) {
     const none = window.dash_clientside.no_update;
-    return clicks && view ? Object.assign({}, view, { low: null, high: null }) : none;
+    return clicks && view ? window.dash_clientside.oomdoctor.wish(view, { ...view, low: null, high: null }) : none;
   },
 };
 

@@ -343,7 +343,8 @@ def _address(text: Any) -> Optional[int]:
 
 
 def _nothing(moment: Moment, only: Filter) -> Any:
-    if only.segment is not None:
+    is_there = only.segment in bounds(moment.layout)[0].tolist()
+    if only.segment is not None and not is_there:
         text = f"The segment {only.segment:#x} is not there at this moment. Choose all segments above."
         return alert("No such segment", text, colour="blue")
     if moment.layout.segments:
