@@ -13,6 +13,15 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return first && view && !view.item ? { ...view, item: first.value } : window.dash_clientside.no_update;
   },
 
+  /* The settings of one page, a copy; and the view with others. */
+  optionsOf: function (view, page) {
+    return { ...((view.options || {})[page] || {}) };
+  },
+
+  withOptions: function (view, page, options) {
+    return { ...view, options: { ...(view.options || {}), [page]: options } };
+  },
+
   /* Ask for another view: what differs from the one that was looked at goes into the one that is asked for by now.
      Where several things happen at once Dash gives all of them the same view, and what each returned whole
      would undo the others. What was meant for another recording is dropped. */
@@ -99,7 +108,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     if (!view || !view.item || triggered.length === names.length) {
       return all.no_update;
     }
-    const mine = { ...((view.options || {})[page] || {}) };
+    const mine = all.oomdoctor.optionsOf(view, page);
     const before = JSON.stringify(mine);
     names.forEach((name, i) => {
       // A box that was left alone may not yet show what the view says.
@@ -114,7 +123,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     });
     return JSON.stringify(mine) === before
       ? all.no_update
-      : all.oomdoctor.wish(view, { ...view, options: { ...(view.options || {}), [page]: mine } });
+      : all.oomdoctor.wish(view, all.oomdoctor.withOptions(view, page, mine));
   },
 
   /* The view, where it differs in more than the moment from the one before, as far as its page goes. */

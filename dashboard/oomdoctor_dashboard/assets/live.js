@@ -23,10 +23,11 @@ window.dash_clientside.oomdoctor_live = {
     if (!picked || !view || !view.item || view.tab !== "live") {
       return window.dash_clientside.no_update;
     }
-    const mine = { ...((view.options || {}).live || {}) };
+    const here = window.dash_clientside.oomdoctor;
+    const mine = here.optionsOf(view, "live");
     delete mine.zoom;
     if (picked.path) mine.zoom = picked.path;
-    return window.dash_clientside.oomdoctor.wish(view, { ...view, options: { ...(view.options || {}), live: mine } });
+    return here.wish(view, here.withOptions(view, "live", mine));
   },
 };
 

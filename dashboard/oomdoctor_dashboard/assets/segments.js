@@ -15,12 +15,12 @@ window.dash_clientside = window.dash_clientside || {};
       if (!all && !ends.every(Number.isFinite)) return none;
       const whole = meta.row_bytes * 1.02;
       const [low, high] = all ? [0, whole] : [Math.max(0, Math.round(ends[0])), Math.round(ends[1])];
-      const mine = { ...((view.options || {}).segments || {}) };
+      const here = window.dash_clientside.oomdoctor;
+      const mine = here.optionsOf(view, "segments");
       const before = mine.zoom;
       delete mine.zoom;
       if (low > 0 || high < whole * 0.99) mine.zoom = [meta.row_bytes, low, high].join(":");
-      const after = { ...view, options: { ...(view.options || {}), segments: mine } };
-      return mine.zoom === before ? none : window.dash_clientside.oomdoctor.wish(view, after);
+      return mine.zoom === before ? none : here.wish(view, here.withOptions(view, "segments", mine));
     },
 
     /* Of a button in the panel. Buttons that appear call this as well, and nobody has clicked those. */
@@ -34,14 +34,15 @@ window.dash_clientside = window.dash_clientside || {};
       if (asked.type === "segments-go") {
         return window.dash_clientside.oomdoctor.wish(view, { ...view, event: asked.event });
       }
-      const mine = { ...((view.options || {}).segments || {}) };
+      const here = window.dash_clientside.oomdoctor;
+      const mine = here.optionsOf(view, "segments");
       const name = asked.type === "segments-pick" ? "block" : "alone";
       if (asked.address) {
         mine[name] = asked.address;
       } else {
         delete mine[name];
       }
-      return window.dash_clientside.oomdoctor.wish(view, { ...view, options: { ...(view.options || {}), segments: mine } });
+      return here.wish(view, here.withOptions(view, "segments", mine));
     },
   };
 })();

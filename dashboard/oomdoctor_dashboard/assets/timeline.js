@@ -33,12 +33,12 @@ window.dash_clientside.oomdoctor_timeline = {
     if (before[0] === mode && before[1] === axis) {
       return none;
     }
-    const options = Object.assign({}, view.options);
-    options.timeline = Object.assign({}, options.timeline, { mode: mode });
+    const here = window.dash_clientside.oomdoctor;
+    const mine = { ...here.optionsOf(view, "timeline"), mode: mode };
     if (mode === "lines") {
-      delete options.timeline.mode;
+      delete mine.mode;
     }
-    return window.dash_clientside.oomdoctor.wish(view, { ...view, axis: axis, options: options });
+    return here.wish(view, { ...here.withOptions(view, "timeline", mine), axis: axis });
   },
 
   /* The window that the server made of what was zoomed to. */
