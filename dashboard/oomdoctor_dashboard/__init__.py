@@ -1,5 +1,5 @@
 """The dashboard: recordings on a timeline, down to the block.
 
 ``app`` puts pages together, ``pages`` hold layout and thin callbacks, ``figures`` are pure functions from
-tables to ``go.Figure``, ``library`` keeps what was opened, on the server.
+tables to what plotly.js draws, ``library`` keeps what was opened, on the server.
 """

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from oomdoctor import __version__
 from oomdoctor_dashboard.figures import theme as colours
+from oomdoctor_dashboard.figures.drawing import Drawing
 
 
 class Raw(str):
@@ -65,18 +66,17 @@ class Page:
         """Bullets."""
         self.add("<ul>" + "".join(f"<li>{escaped(one)}</li>" for one in sentences) + "</ul>")
 
-    def figure(self, figure: go.Figure, name: str, height: Optional[int] = None) -> None:
+    def figure(self, figure: Drawing, name: str, height: Optional[int] = None) -> None:
         """A figure; it is as high as it says, else ``height`` pixels.
 
         Args:
             name: what it shows, for those who cannot see it.
         """
-        height = height or figure.layout.height or 400
+        height = height or figure["layout"].get("height") or 400
         number, self._figures = self._figures, self._figures + 1
         # In a script nothing is markup but its end: no "<" is left in.
-        data = (
-            figure.to_json().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-        )
+        text = go.Figure(figure).to_json()
+        data = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
         self.add(
             f'<div class="figure" id="figure-{number}" role="img" aria-label="{escaped(name)}"'
             f' style="height:{int(height)}px"></div>'

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from oomdoctor_dashboard.figures import fragmentation as figures
 from oomdoctor_dashboard.fragmentation_data import (
@@ -373,7 +374,9 @@ def test_measures_in_words() -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_figure_over_time(llama: Loaded, llama_series: Series, theme: str, axis: str) -> None:
     start = int(llama.recording.events.time_us[0])
-    figure = figures.over_time(llama_series, where=None, axis=axis, event=5000, start_us=start, theme=theme)
+    figure = go.Figure(
+        figures.over_time(llama_series, where=None, axis=axis, event=5000, start_us=start, theme=theme)
+    )
     named = {trace.name: trace for trace in figure.data}
     for name, label, _ in figures.BANDS:
         assert np.array_equal(named[label].y, llama_series.of(name, None)), name
@@ -396,7 +399,7 @@ def test_the_moment_is_marked_where_it_is_within_the_window(llama: Loaded) -> No
     series = sampled_series(llama.history, sample_events(llama.history, 1000, 1050))
     arguments: dict[str, Any] = {"where": None, "axis": "events", "start_us": 0}
     for at, seen in ((1020, True), (999, False), (1051, False)):
-        layout = figures.over_time(series, event=at, **arguments).layout
+        layout = go.Figure(figures.over_time(series, event=at, **arguments)).layout
         (line,) = layout.shapes
         low, high = layout.xaxis.range
         assert (low, high) == (series.events[0], series.events[-1])
@@ -409,8 +412,10 @@ def test_one_measure_of_all_compartments(llama: Loaded, llama_series: Series, th
     names = page.choices_of(llama, llama_series)
     assert list(names.values()) == ["the device", "large, stream 0", "small, stream 0"]
     for measure in ("external", "largest_free_bytes", "stranded_bytes"):
-        figure = figures.by_compartment(
-            llama_series, measure, names, axis="events", event=10, start_us=0, theme=theme
+        figure = go.Figure(
+            figures.by_compartment(
+                llama_series, measure, names, axis="events", event=10, start_us=0, theme=theme
+            )
         )
         assert [trace.name for trace in figure.data] == list(names.values())
         for where, trace in zip(llama_series.where, figure.data):
@@ -422,7 +427,7 @@ def test_one_measure_of_all_compartments(llama: Loaded, llama_series: Series, th
 def test_the_figure_of_free_blocks(llama: Loaded, theme: str, counts: bool) -> None:
     moment = llama.moment(5000)
     classes = classes_of(moment.layout, demand_of(llama.history), 5000, llama.events)
-    figure = figures.free_blocks(classes, counts=counts, theme=theme)
+    figure = go.Figure(figures.free_blocks(classes, counts=counts, theme=theme))
     *free, asked = figure.data
     drawn = sum(float(np.sum(trace.y)) for trace in free)
     assert drawn == (classes.free_count.sum() if counts else moment.fragmentation.device.free_bytes)
@@ -499,12 +504,12 @@ def test_an_allocator_that_holds_nothing(tmp_path: Path, theme: str) -> None:
     loaded = opened(snapshot(traces=[[event("snapshot", 0, addr=0)]]), tmp_path)
     series = sampled_series(loaded.history, np.array([0, 1]))
     assert series.where == (None,)
-    figure = figures.over_time(series, where=None, axis="time", event=1, start_us=1, theme=theme)
+    figure = go.Figure(figures.over_time(series, where=None, axis="time", event=1, start_us=1, theme=theme))
     assert all(not np.any(trace.y) for trace in figure.data)
     moment = loaded.moment(None)
     classes = classes_of(moment.layout, demand_of(loaded.history), 1, 1)
     assert len(classes.lower) == 0
-    assert len(figures.free_blocks(classes, theme=theme).data) == 1
+    assert len(figures.free_blocks(classes, theme=theme)["data"]) == 1
     assert pool_rows(moment) == []
     assert device_row(moment)["reserved_bytes"] == 0
     assert pin_rows(loaded.inspection(None)) == []

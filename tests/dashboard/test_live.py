@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from oomdoctor_dashboard.figures.live import boxes, flame
 from oomdoctor_dashboard.library import Library, Loaded
@@ -389,7 +390,7 @@ def test_many_stacks_make_no_more_nodes_than_can_be_seen(tmp_path: Path) -> None
     others = [label for label in tree.labels if label.endswith("others")]
     assert len(others) == 1
     assert int(others[0].split()[0]) == 3000 - (len(tree.ids) - 3)
-    assert len(flame(tree, found.total_bytes).to_json()) < 200_000
+    assert len(go.Figure(flame(tree, found.total_bytes)).to_json()) < 200_000
 
 
 def test_the_selected_frames_of_a_filter_are_all_the_flame_shows(llama: Loaded) -> None:
@@ -403,7 +404,7 @@ def test_the_selected_frames_of_a_filter_are_all_the_flame_shows(llama: Loaded) 
 def test_the_figure(llama: Loaded, theme: str) -> None:
     found = live_of(llama, None)
     tree = flame_of(found)
-    figure = flame(tree, found.total_bytes, theme=theme)
+    figure = go.Figure(flame(tree, found.total_bytes, theme=theme))
     (trace,) = figure.data
     assert trace.branchvalues == "total"
     assert list(trace["values"]) == tree.bytes
@@ -471,7 +472,7 @@ def test_what_is_too_small_is_seen_nearer(llama: Loaded) -> None:
 def test_the_boxes(llama: Loaded, theme: str) -> None:
     found = live_of(llama, None)
     tree = flame_of(found)
-    figure = boxes(tree, found.total_bytes, 1400, theme=theme)
+    figure = go.Figure(boxes(tree, found.total_bytes, 1400, theme=theme))
     *areas, labels = figure.data
     drawn = sorted(i for trace in areas for i in trace.meta)
     assert drawn == list(range(len(tree.ids)))
@@ -481,7 +482,7 @@ def test_the_boxes(llama: Loaded, theme: str) -> None:
     for i, size in enumerate(tree.bytes):
         assert corners[i][1] - corners[i][0] == pytest.approx(size, abs=found.total_bytes / 100_000)
     assert labels.text[0] == f"all that is shown  <b>{format_bytes(found.bytes)}</b>"
-    narrow = boxes(tree, found.total_bytes, 300, theme=theme).data[-1]
+    narrow = go.Figure(boxes(tree, found.total_bytes, 300, theme=theme)).data[-1]
     assert len(narrow.text) < len(labels.text)
     assert len(figure.to_json()) < 100_000
     deep = max(tree.paths, key=lambda path: path.count("."))
@@ -492,10 +493,10 @@ def test_the_boxes(llama: Loaded, theme: str) -> None:
 def test_what_a_snapshot_names_is_text_and_never_markup(tmp_path: Path) -> None:
     bad = frame("<b>x</b>", "/home/me/<a href='http://e'>.py", 1)
     found = live_of(opened(snapshot(segment(1 << 40, live(MIB, stack=[bad]))), tmp_path), None)
-    (trace,) = flame(flame_of(found), found.total_bytes).data
+    (trace,) = go.Figure(flame(flame_of(found), found.total_bytes)).data
     assert "&lt;b&gt;x&lt;/b&gt;" in trace.labels[1]
     assert "<a" not in trace.labels[1] + trace.customdata[1][0]
-    figure = boxes(flame_of(found), found.total_bytes, 1400)
+    figure = go.Figure(boxes(flame_of(found), found.total_bytes, 1400))
     assert "&lt;b&gt;x&lt;/b&gt;" in figure.data[-1].text[1]
     # Of these the browser makes text.
     assert figure.layout.meta[1][1].startswith("<b>x</b>")
@@ -541,5 +542,5 @@ def test_nothing_live(tmp_path: Path, theme: str) -> None:
         assert csv_of(table).count("\n") == 1
     tree = flame_of(found)
     assert tree.bytes == [0]
-    assert len(flame(tree, 0, theme=theme).data) == 1
+    assert len(go.Figure(flame(tree, 0, theme=theme)).data) == 1
     assert not np.any(chosen(found, Wanted(text="x", size=Bounds(1, 2))).rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -339,7 +340,7 @@ def test_figure(loaded: Loaded, theme: str) -> None:
     drawn = segment_map(moment)
     hole_row = int(np.flatnonzero(moment.layout.in_hole)[0])
     where = int(moment.layout.blocks["ptr"][hole_row]), int(moment.layout.blocks["size"][hole_row])
-    figure = segment_figure(drawn, theme, selected=where, touched=(1, 5))
+    figure = go.Figure(segment_figure(drawn, theme, selected=where, touched=(1, 5)))
     assert len(figure.data) == 4
     corners = [np.asarray(trace.x, np.float64).reshape(-1, 5) for trace in figure.data]
     lengths = np.concatenate([box[:, 1] - box[:, 0] for box in corners])
@@ -353,7 +354,7 @@ def test_figure(loaded: Loaded, theme: str) -> None:
     assert figure.layout.height == height_of(drawn.lines)
     assert len(figure.to_json()) < 200_000
     texts = [f"box {i}" for i in range(len(drawn))]
-    told = segment_figure(drawn, theme, hover=texts)
+    told = go.Figure(segment_figure(drawn, theme, hover=texts))
     assert {trace.type for trace in told.data} == {"bar"}
     assert sum(float(np.sum(trace.x)) for trace in told.data) == moment.fragmentation.device.reserved_bytes
     assert [list(trace.meta) for trace in told.data] == [list(trace.meta) for trace in figure.data]
@@ -363,7 +364,7 @@ def test_figure(loaded: Loaded, theme: str) -> None:
 
 def test_dark_and_light_differ(loaded: Loaded) -> None:
     drawn = segment_map(loaded.moment(7800))
-    light, dark = segment_figure(drawn, "light"), segment_figure(drawn, "dark")
+    light, dark = (go.Figure(segment_figure(drawn, theme)) for theme in ("light", "dark"))
     assert light.layout.paper_bgcolor != dark.layout.paper_bgcolor
     assert light.data[3].fillcolor != dark.data[3].fillcolor
 
@@ -411,7 +412,7 @@ def test_page_draws_what_the_view_asks_for(loaded: Loaded) -> None:
     chosen = with_options(view, "segments", pool="small", colour="stack", block="0x100018200000")
     small = page.map_of(loaded, page.key_of(chosen, loaded))
     assert [group.name for group in small.groups] == ["small pool"]
-    figure = page.figure_of(loaded, small, page.key_of(chosen, loaded))
+    figure = go.Figure(page.figure_of(loaded, small, page.key_of(chosen, loaded)))
     assert "selected" in {shape.name for shape in figure.layout.shapes}
     alone = with_options(view, "segments", alone="0x100018200000", holes=True)
     assert len(page.map_of(loaded, page.key_of(alone, loaded)).segment) == 1
@@ -437,7 +438,7 @@ def test_what_is_seen_of_the_lines(loaded: Loaded) -> None:
         key = page.key_of(with_options(view, "segments", zoom=zoom), loaded)
         found = page.map_of(loaded, key)
         assert found is drawn, "nothing else is laid out"
-        return list(page.figure_of(loaded, found, key).layout.xaxis.range)
+        return list(page.figure_of(loaded, found, key)["layout"]["xaxis"]["range"])
 
     whole = seen("")
     assert seen(f"{drawn.row_bytes}:1000:2000") == [1000, 2000]
@@ -478,7 +479,7 @@ def test_an_empty_device_and_a_state_without_history(tmp_path: Path) -> None:
     drawn = segment_map(empty)
     assert (len(drawn), drawn.lines, drawn.groups) == (0, 0, ())
     for theme in ("light", "dark"):
-        assert len(segment_figure(drawn, theme).to_json()) < 20_000
+        assert len(go.Figure(segment_figure(drawn, theme)).to_json()) < 20_000
     assert page.listed_segments(empty) == []
     assert "0 bytes" in words(summary(empty, "recorded"))
     state = opened(tmp_path / "state.pickle", snapshot(segment(BASE, live(12 * MIB), hole(8 * MIB))))

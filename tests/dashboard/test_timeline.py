@@ -11,6 +11,7 @@ from typing import Any
 
 import dash
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -329,7 +330,7 @@ def test_annotations_come_by_their_time(snapshot: Snapshot, loaded: Loaded) -> N
     assert [marks.text(row) for row in range(len(marks))] == ["step 1 START", "step <2> START"]
     after = int(np.searchsorted(times, times[500] + 1, side="right"))
     assert marks.after.tolist() == [0, after]
-    figure = timeline_figure(page.picture_of(one, view_of(one)), "light")
+    figure = go.Figure(timeline_figure(page.picture_of(one, view_of(one)), "light"))
     (trace,) = [found for found in figure.data if found.name == "annotation"]
     assert trace.customdata[1][1] == "step &lt;2&gt; START"  # plotly reads tags
 
@@ -432,7 +433,7 @@ def test_a_window_high_above_nothing_says_where_its_axis_begins(loaded: Loaded, 
     seen = page.picture_of(loaded, view_of(loaded, low=2000, high=3000))
     least = int(Timeline(loaded.device).series["allocated"][2000:3001].min())
     assert least // 2 < seen.bottom < least
-    figure = timeline_figure(seen, "light")
+    figure = go.Figure(timeline_figure(seen, "light"))
     assert figure.layout.yaxis.range[0] == seen.bottom
     assert any("the axis begins at" in note.text for note in figure.layout.annotations)
     assert 2 <= len(figure.layout.yaxis.tickvals) <= 12
@@ -467,7 +468,7 @@ def test_no_band_vanishes_below_the_axis(loaded: Loaded) -> None:
 @pytest.mark.parametrize("mode", ["lines", *sorted(MAKERS)])
 def test_the_figure_in_either_theme(loaded: Loaded, theme: str, mode: str) -> None:
     view = with_options(view_of(loaded, event=1234), "timeline", mode=mode)
-    figure = timeline_figure(page.picture_of(loaded, view), theme)
+    figure = go.Figure(timeline_figure(page.picture_of(loaded, view), theme))
     assert figure.layout.paper_bgcolor == colours.paper(theme)
     moment = figure.layout.shapes[MOMENT_SHAPE]
     assert (moment.x0, moment.x1, moment.line.color) == (1234, 1234, colours.MOMENT)
@@ -498,7 +499,7 @@ def test_a_zoom_asks_for_a_window_and_the_figures_own_range_does_not(loaded: Loa
     asked = page.asked_for(loaded, view, zoom)
     assert asked == {"low": 99, "high": 2001}
     zoomed = changed(view, **asked)
-    figure = timeline_figure(page.picture_of(loaded, zoomed), "light")
+    figure = go.Figure(timeline_figure(page.picture_of(loaded, zoomed), "light"))
     assert tuple(figure.layout.xaxis.range) == (99, 2001)
     own = {"xaxis.range": list(figure.layout.xaxis.range)}
     assert page.asked_for(loaded, zoomed, own) is None
@@ -535,9 +536,9 @@ def test_the_moment_stands_where_it_lies(library: Library, loaded: Loaded) -> No
     draw = drawing(library)
     first = draw(view_of(loaded, event=10))
     assert len(first) == 7
-    assert first[0].layout.shapes[MOMENT_SHAPE].x0 == 10
+    assert first[0]["layout"]["shapes"][MOMENT_SHAPE]["x0"] == 10
     over_time = draw(view_of(loaded, event=20, axis="time"))
-    assert over_time[0].layout.shapes[MOMENT_SHAPE].x0 == pytest.approx(page.seconds_of(loaded, 20))
+    assert over_time[0]["layout"]["shapes"][MOMENT_SHAPE]["x0"] == pytest.approx(page.seconds_of(loaded, 20))
     times = loaded.recording.events.time_us
     assert page.seconds_of(loaded, 20) == pytest.approx((int(times[19]) - int(times[0])) / 1e6)
     assert all(value is dash.no_update for value in draw(None))

@@ -1,1 +1,1 @@
-"""Figures: pure functions from tables to ``go.Figure``. They know nothing of Dash."""
+"""Figures: pure functions from tables to what plotly.js draws. They know nothing of Dash."""

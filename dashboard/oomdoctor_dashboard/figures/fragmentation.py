@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
+from oomdoctor_dashboard.figures.drawing import Drawing, drawing
 from oomdoctor_dashboard.fragmentation_data import FATES, STRANDED, Classes, Series, Where
 
 # What lies between reserved and what was asked for, the worst at the bottom.
@@ -46,7 +46,7 @@ _BYTES_HOVER = {"hovertemplate": "%{customdata}"}
 
 def over_time(
     series: Series, *, where: Where, axis: str, event: int, start_us: int, theme: str = "light"
-) -> go.Figure:
+) -> Drawing:
     """What is reserved and serves no request, of one compartment: bands, and external fragmentation below.
 
     Args:
@@ -55,7 +55,6 @@ def over_time(
         start_us: time of the recording's first event.
     """
     x = positions(series, axis, start_us)
-    # All at once below: adding traces and layout one by one takes a multiple of the time.
     traces: list[dict[str, Any]] = []
     top = np.zeros(len(x))
     for name, label, colour in BANDS if series.is_sampled else _UNDIVIDED:
@@ -87,13 +86,13 @@ def over_time(
         })  # fmt: skip
     ticks = colours.byte_ticks(float(top.max(initial=1.0)))
     layout = _layout_over(series, axis, start_us, theme, *ticks, two=external is not None)
-    return go.Figure(traces, {**layout, "shapes": _mark(series, axis, event, start_us)})
+    return drawing(traces, {**layout, "shapes": _mark(series, axis, event, start_us)})
 
 
 def by_compartment(
     series: Series, measure: str, labels: Mapping[Where, str], *, axis: str, event: int, start_us: int,
     theme: str = "light",
-) -> go.Figure:  # fmt: skip
+) -> Drawing:  # fmt: skip
     """One measure, a line for the device and for each compartment; ``labels`` names these."""
     x = positions(series, axis, start_us)
     traces: list[dict[str, Any]] = []
@@ -114,7 +113,7 @@ def by_compartment(
     ticks = ([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     values_, texts = ticks if is_share else colours.byte_ticks(top)
     layout = _layout_over(series, axis, start_us, theme, values_, texts, two=False)
-    return go.Figure(traces, {**layout, "shapes": _mark(series, axis, event, start_us)})
+    return drawing(traces, {**layout, "shapes": _mark(series, axis, event, start_us)})
 
 
 def positions(series: Series, axis: str, start_us: int) -> NDArray[Any]:
@@ -192,7 +191,7 @@ def _mark(series: Series, axis: str, event: int, start_us: int) -> list[dict[str
     return [{"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}]
 
 
-def free_blocks(classes: Classes, *, counts: bool = False, theme: str = "light") -> go.Figure:
+def free_blocks(classes: Classes, *, counts: bool = False, theme: str = "light") -> Drawing:
     """Free blocks by size class above, the requests that came later below.
 
     Args:
@@ -251,7 +250,7 @@ def free_blocks(classes: Classes, *, counts: bool = False, theme: str = "light")
     }
     layout["margin"] = {**layout["margin"], "b": 64}
     layout["legend"] = {**layout["legend"], "traceorder": "normal"}
-    return go.Figure(traces, layout)
+    return drawing(traces, layout)
 
 
 _POWERS = ["1", "10", "100", "1,000", "10,000", "100 k", "1 M", "10 M", "100 M"]

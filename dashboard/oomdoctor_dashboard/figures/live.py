@@ -7,11 +7,11 @@ import zlib
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
 from oomdoctor_dashboard.figures.boxes import ends, filled, outline
+from oomdoctor_dashboard.figures.drawing import Drawing, drawing
 from oomdoctor_dashboard.live_flame import Boxes, Flame, boxes_of
 
 _LEVEL_PX = 23
@@ -24,7 +24,7 @@ _LEAST_PX = 120
 _MOST_PX = 2400
 
 
-def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
+def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> Drawing:
     """The tree; ``total_bytes`` is what shares are of: all that is live."""
     # What a snapshot calls a frame is text, never markup.
     labels = [_escaped(label) for label in tree.labels]
@@ -54,10 +54,10 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> go.Figure:
         "root": {"color": colours.paper(theme)},
     }
     height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 30), _MOST_PX)
-    return go.Figure([trace], _layout(theme, height))
+    return drawing([trace], _layout(theme, height))
 
 
-def boxes(tree: Flame, total_bytes: int, width: int, *, theme: str = "light") -> go.Figure:
+def boxes(tree: Flame, total_bytes: int, width: int, *, theme: str = "light") -> Drawing:
     """The same as boxes that assets/boxes.js knows: plotly takes half a second to draw an icicle of so many
     nodes with their labels, and a tenth for this.
 
@@ -93,7 +93,7 @@ def boxes(tree: Flame, total_bytes: int, width: int, *, theme: str = "light") ->
         "dragmode": False,
         "meta": [[path, *lines] for path, lines in zip(tree.paths, _said(tree, total_bytes))],
     }
-    return go.Figure(traces, layout)
+    return drawing(traces, layout)
 
 
 def _labels(tree: Flame, laid: Boxes, inks: list[str], scale: float) -> dict[str, Any]:
@@ -133,10 +133,10 @@ def _counted(blocks: int) -> str:
     return "1 block" if blocks == 1 else f"{blocks:,} blocks"
 
 
-def nothing(theme: str = "light") -> go.Figure:
+def nothing(theme: str = "light") -> Drawing:
     """No flame graph: there is nothing to show, and what was shown before is not it."""
     hidden = {"visible": False}
-    return go.Figure(layout={**_layout(theme, 40), "xaxis": hidden, "yaxis": hidden})
+    return drawing([], {**_layout(theme, 40), "xaxis": hidden, "yaxis": hidden})
 
 
 def _layout(theme: str, height: int) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
-import plotly.graph_objects as go
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
 from oomdoctor_dashboard.figures.boxes import ends, filled, outline
+from oomdoctor_dashboard.figures.drawing import Drawing, drawing
 from oomdoctor_dashboard.segment_map import ALLOCATED, FREE, HOLE, PENDING, STATES, SegmentMap, bounds
 
 # What holes and whole free segments look like where the moment is dark or light.
@@ -39,7 +39,7 @@ def segment_figure(
     touched: Optional[tuple[int, int]] = None,
     zoom: Optional[tuple[int, int]] = None,
     hover: Optional[Sequence[str]] = None,
-) -> go.Figure:
+) -> Drawing:
     """The figure of a map.
 
     ``meta`` of each trace has the numbers of its boxes in ``drawn``; that of the layout ``row_bytes`` and,
@@ -75,9 +75,8 @@ def segment_figure(
             frames.append(_frames(parts, colour, 2.5, name))
     named = [trace["name"] for trace in traces if trace["showlegend"]]
     columns = 2 if any(len(name) > 30 for name in named) else 3
-    # All at once: adding traces and layout one by one takes a multiple of the time.
     layout = _layout(drawn, theme, -(-len(named) // columns), columns, zoom)
-    return go.Figure(data=traces, layout={**layout, "shapes": [frame for frame in frames if frame["path"]]})
+    return drawing(traces, {**layout, "shapes": [frame for frame in frames if frame["path"]]})
 
 
 def height_of(lines: int, legend_rows: int = 1) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
-
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
+from oomdoctor_dashboard.figures.drawing import Drawing, drawing
 from oomdoctor_dashboard.timeline_bands import OLDER, OTHERS
 from oomdoctor_dashboard.timeline_marks import NAMES
 from oomdoctor_dashboard.timeline_picture import Picture
@@ -35,11 +34,11 @@ _STRIP = 0.09
 """The part of the height that marks have to themselves, above the lines."""
 
 
-def timeline_figure(picture: Picture, theme: str) -> go.Figure:
+def timeline_figure(picture: Picture, theme: str) -> Drawing:
     """A window of a recording. ``customdata`` of what can be clicked begins with its number of events."""
     data = _bands(picture) if picture.bands is not None else _lines(picture, theme)
     data += [_ooms(picture), _hover(picture, theme), *_marks(picture)]
-    return go.Figure(data=data, layout=_layout(picture, theme))
+    return drawing(data, _layout(picture, theme))
 
 
 def _lines(picture: Picture, theme: str) -> list[dict[str, Any]]:

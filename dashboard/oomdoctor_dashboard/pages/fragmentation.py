@@ -19,6 +19,7 @@ from oomdoctor_dashboard import fragmentation_data as data
 from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
+from oomdoctor_dashboard.figures.drawing import Drawing, sent
 from oomdoctor_dashboard.gates import OVER_FRAGMENTATION, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
@@ -375,7 +376,7 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         figure = _drawn(shown, loaded, series, names)
         working_style = {} if working else hidden
         more = once_more(asked) if working else NO_MORE
-        return figure, data_, working_style, share, text, more, list(key), problem, {}
+        return sent(figure), data_, working_style, share, text, more, list(key), problem, {}
 
     @app.callback(
         Output(f"{ID}-stopped", "data"),
@@ -411,7 +412,7 @@ def _register_over(app: dash.Dash, library: Library) -> None:
         return changed(view, event=figures.nearest_event(series, view["axis"], _start_us(loaded), x))
 
 
-def _drawn(shown: View, loaded: Loaded, series: data.Series, names: dict[data.Where, str]) -> go.Figure:
+def _drawn(shown: View, loaded: Loaded, series: data.Series, names: dict[data.Where, str]) -> Drawing:
     what, where = _option(shown, "what"), data.where_of(_option(shown, "where"))
     common: dict[str, Any] = {
         "axis": shown["axis"],
@@ -461,7 +462,10 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         except OomdoctorError:  # the other callback says why
             return (no_update,) * 8
         moment, inspection = loaded.moment(shown["event"]), loaded.inspection(shown["event"])
-        figure, text = _blocks(shown, loaded) if loaded.device.has_events else (no_update, "")
+        figure, text = no_update, ""
+        if loaded.device.has_events:
+            drawn, text = _blocks(shown, loaded)
+            figure = sent(drawn)
         pins = tables.pin_rows(inspection)
         count = len(inspection.pins)
         said = "" if count else "No hole is pinned at this moment."
@@ -504,7 +508,7 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
         return {"content": content, "filename": f"fragmentation-at-{at}.csv"}
 
 
-def _blocks(shown: View, loaded: Loaded) -> tuple[go.Figure, str]:
+def _blocks(shown: View, loaded: Loaded) -> tuple[Drawing, str]:
     """The histogram of the moment, and what it says in a line."""
     moment = loaded.moment(shown["event"])
     demand = loaded.made("fragmentation-demand", lambda one: data.demand_of(one.history))

@@ -21,6 +21,7 @@ from oomdoctor_dashboard import by_the_way, ids, live_data
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
+from oomdoctor_dashboard.figures.drawing import sent
 from oomdoctor_dashboard.gates import shown_id
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_filter import Wanted, wanted_of
@@ -375,7 +376,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         totals, figure, problem = _drawn(
             loaded, shown, width if isinstance(width, int) and width > 0 else _WIDTH
         )
-        return {"totals": totals, "figure": figure, "problem": problem}
+        return {"totals": totals, "figure": sent(figure), "problem": problem}
 
     app.clientside_callback(
         ClientsideFunction("oomdoctor_live", "refresh"),

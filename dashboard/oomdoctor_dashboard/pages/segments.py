@@ -19,6 +19,7 @@ from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.figures.drawing import Drawing, sent
 from oomdoctor_dashboard.figures.segments import segment_figure
 from oomdoctor_dashboard.gates import shown_id
 from oomdoctor_dashboard.library import Library, Loaded
@@ -168,10 +169,11 @@ def register(app: dash.Dash, library: Library) -> None:
             beside = summary(moment, basis_of(loaded, moment))
         else:
             beside = panel(moment, lives_of(loaded), address, alone=bool(options.get("alone")))
-        figure, none = no_update, None
+        figure: Any = no_update
+        none = None
         if len(found):
-            figure = figure_of(loaded, found, key)
-            style = {"height": figure.layout.height}
+            figure = sent(figure_of(loaded, found, key))
+            style = {"height": figure["layout"]["height"]}
         else:
             style, none = _HIDDEN, _nothing(moment, _filter(key))
         controls = _controls(moment, options)
@@ -254,7 +256,7 @@ def _map(loaded: Loaded, key: dict[str, Any]) -> SegmentMap:
     return segment_map(moment, only, kind=kind, row_bytes=width)
 
 
-def figure_of(loaded: Loaded, found: SegmentMap, key: dict[str, Any]) -> Any:
+def figure_of(loaded: Loaded, found: SegmentMap, key: dict[str, Any]) -> Drawing:
     """The figure of a map."""
     moment = found.moment
     _, names = _kinds(loaded, moment, key)

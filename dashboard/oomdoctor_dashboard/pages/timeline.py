@@ -14,6 +14,7 @@ from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
+from oomdoctor_dashboard.figures.drawing import sent
 from oomdoctor_dashboard.figures.timeline import timeline_figure
 from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
@@ -144,7 +145,7 @@ def register(app: dash.Dash, library: Library) -> None:
         except OomdoctorError as error:
             return no_update, hidden, None, "", no_update, True, alert(error)
         return (
-            timeline_figure(seen, shown["theme"]),
+            sent(timeline_figure(seen, shown["theme"])),
             {"height": _HEIGHT},
             key_of(shown),
             summary(loaded, shown, seen),
