@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any, Optional
+from typing import Optional
 
-import dash_mantine_components as dmc
 import numpy as np
-from dash import html
 
 from oomdoctor.allocator.moment import Moment
 from oomdoctor.units import format_bytes, format_seconds
@@ -21,9 +18,8 @@ from oomdoctor_dashboard.segment_words import (
     sizes_line,
     stack_lines,
 )
+from oomdoctor_dashboard.told import Told, button, element, line
 
-_ID = "segments"
-_NUMBERS = itertools.count()
 _CAUSES = {
     "new": "for a request that found no room",
     "retry": "in a retry after the device had no memory",
@@ -42,7 +38,7 @@ def row_at(moment: Moment, address: int) -> Optional[int]:
     return at
 
 
-def summary(moment: Moment, basis: str) -> Any:
+def summary(moment: Moment, basis: str) -> list[Told]:
     """What the whole device holds, in the figures of ``inspect``, and what to click."""
     device = moment.fragmentation.device
     rows = (
@@ -56,35 +52,25 @@ def summary(moment: Moment, basis: str) -> Any:
         ("free segments", device.free_bytes - device.hole_bytes, "nothing live in them"),
         ("reserved", device.reserved_bytes, f"{device.segments:,} segments"),
     )
-    return dmc.Stack(
-        gap=6,
-        children=[
-            dmc.Text(f"After {moment.events:,} events", fw=600, size="sm"),
-            dmc.Table(
-                verticalSpacing=2,
-                horizontalSpacing=6,
-                fz="xs",
-                children=html.Tbody(
-                    [
-                        html.Tr(
-                            [
-                                html.Td(name),
-                                html.Td(format_bytes(size), style={"textAlign": "right", "paddingRight": 8}),
-                                html.Td(dmc.Text(more, size="xs", c="dimmed")),
-                            ]
-                        )
-                        for name, size, more in rows
-                    ]
-                ),
-            ),
-            _quiet(f"{basis}; as oomdoctor inspect --event {moment.events}"),
-            _quiet("Click a block for its whole life, a hole for what pins it."),
-            *_largest_holes(moment),
-        ],
-    )
+    lines = [
+        element(
+            "tr",
+            element("td", name),
+            element("td", format_bytes(size), class_="od-number"),
+            element("td", more, class_="od-quiet"),
+        )
+        for name, size, more in rows
+    ]
+    return [
+        line(f"After {moment.events:,} events", look="title"),
+        element("table", element("tbody", *lines), class_="od-rows"),
+        line(f"{basis}; as oomdoctor inspect --event {moment.events}", look="quiet"),
+        line("Click a block for its whole life, a hole for what pins it.", look="quiet"),
+        *_largest_holes(moment),
+    ]
 
 
-def _largest_holes(moment: Moment, most: int = 5) -> list[Any]:
+def _largest_holes(moment: Moment, most: int = 5) -> list[Told]:
     """The holes to look at first."""
     layout = moment.layout
     rows = np.flatnonzero(layout.in_hole)
@@ -93,16 +79,18 @@ def _largest_holes(moment: Moment, most: int = 5) -> list[Any]:
     sizes = layout.blocks["size"][rows]
     rows = rows[np.lexsort((rows, -sizes))[:most]]
     buttons = [
-        _button(
-            f"{format_bytes(int(layout.blocks['size'][row]))} at {address_of(moment, row):#x}",
-            {"type": f"{_ID}-pick", "address": f"{address_of(moment, row):#x}"},
+        line(
+            _pick(
+                f"{format_bytes(int(layout.blocks['size'][row]))} at {address_of(moment, row):#x}",
+                address_of(moment, row),
+            )
         )
         for row in rows.tolist()
     ]
-    return [dmc.Text("Largest holes", size="xs", fw=600), dmc.Stack(buttons, gap=0, align="flex-start")]
+    return [line("Largest holes", look="bold"), *buttons]
 
 
-def panel(moment: Moment, lives: Lives, address: int, *, alone: bool) -> Any:
+def panel(moment: Moment, lives: Lives, address: int, *, alone: bool) -> list[Told]:
     """What lies at an address.
 
     Args:
@@ -110,18 +98,15 @@ def panel(moment: Moment, lives: Lives, address: int, *, alone: bool) -> Any:
     """
     row = row_at(moment, address)
     if row is None:
-        return dmc.Stack(
-            gap=6,
-            children=[
-                _title(f"{address:#x}", "not reserved at this moment"),
-                *_occupants(moment, lives, address, 1, None),
-                *_actions(None, alone),
-            ],
-        )
+        return [
+            *_title(f"{address:#x}", "not reserved at this moment"),
+            *_occupants(moment, lives, address, 1, None),
+            _actions(None, alone),
+        ]
     state = int(state_of(moment.layout)[row])
     size = int(moment.layout.blocks["size"][row])
-    parts: list[Any] = [_title(f"{_NAMES[state]} of {format_bytes(size)}", f"{address_of(moment, row):#x}")]
-    parts.append(_text(pool_line(moment, row)))
+    parts = _title(f"{_NAMES[state]} of {format_bytes(size)}", f"{address_of(moment, row):#x}")
+    parts.append(line(pool_line(moment, row)))
     if state in (ALLOCATED, PENDING):
         parts += _block(moment, lives, row)
         birth = int(moment.layout.blocks["alloc_event"][row])
@@ -130,12 +115,11 @@ def panel(moment: Moment, lives: Lives, address: int, *, alone: bool) -> Any:
         if state == HOLE:
             parts += _hole(moment, hole_details(moment, row))
         else:
-            parts.append(_text("The whole segment is free: the allocator can give it back."))
+            parts.append(line("The whole segment is free: the allocator can give it back."))
     parts += _occupants(moment, lives, address_of(moment, row), size, birth)
     parts += _segment(moment, lives, row)
-    parts += _actions(int(bounds(moment.layout)[0][moment.layout.segment[row]]), alone)
-    parts.append(_beside(moment, row))
-    return dmc.Stack(gap=6, children=parts)
+    parts.append(_actions(int(bounds(moment.layout)[0][moment.layout.segment[row]]), alone))
+    return [*parts, *_beside(moment, row)]
 
 
 _NAMES = {
@@ -151,23 +135,23 @@ def address_of(moment: Moment, row: int) -> int:
     return int(moment.layout.blocks["ptr"][row])
 
 
-def _block(moment: Moment, lives: Lives, row: int) -> list[Any]:
+def _block(moment: Moment, lives: Lives, row: int) -> list[Told]:
     blocks = moment.layout.blocks
     requested, size = int(blocks["requested_size"][row]), int(blocks["size"][row])
     birth = int(blocks["alloc_event"][row])
-    parts = [_text(sizes_line(requested, size)), _text(age_line(moment, row))]
-    parts += [_stack(moment, int(moment.stack[row]))]
+    parts = [line(sizes_line(requested, size)), line(age_line(moment, row))]
+    parts += _stack(moment, int(moment.stack[row]))
     if not lives.history.recording.events.action.size:
-        return [*parts, _quiet("No history was recorded: its life is not known.")]
+        return [*parts, line("No history was recorded: its life is not known.", look="quiet")]
     try:
         life = lives.life(lives.row(birth))
     except KeyError:
-        return [*parts, _quiet("The recording does not tell of its life.")]
+        return [*parts, line("The recording does not tell of its life.", look="quiet")]
     return [*parts, _life(moment, life)]
 
 
-def _life(moment: Moment, life: BlockLife) -> Any:
-    items: list[Any] = []
+def _life(moment: Moment, life: BlockLife) -> Told:
+    items: list[Told] = []
     if life.allocated is not None:
         text = f"Allocated with {event_time(moment, life.allocated)}"
         if life.segment_event is not None:
@@ -181,11 +165,11 @@ def _life(moment: Moment, life: BlockLife) -> Any:
             text += ": a free block of this size, taken whole"
         items.append(_step(text, life.allocated + 1))
     else:
-        items.append(dmc.ListItem("Allocated before the trace began"))
+        items.append(element("li", "Allocated before the trace began"))
     if life.is_bounded:
-        items.append(dmc.ListItem("Its size is the least that it can have."))
+        items.append(element("li", "Its size is the least that it can have."))
     if life.free_requested is None and life.free_completed is None:
-        items.append(dmc.ListItem("Live when the trace ends"))
+        items.append(element("li", "Live when the trace ends"))
     elif life.free_completed is None:
         items.append(
             _step(
@@ -196,7 +180,7 @@ def _life(moment: Moment, life: BlockLife) -> Any:
         )
     else:
         items.append(_step(_freed(moment, life), life.free_completed + 1))
-    return dmc.List(items, size="xs", spacing=4, withPadding=False)
+    return element("ul", *items, class_="od-line od-list")
 
 
 def _freed(moment: Moment, life: BlockLife) -> str:
@@ -218,39 +202,31 @@ def _freed(moment: Moment, life: BlockLife) -> str:
     return text
 
 
-def _hole(moment: Moment, hole: HoleDetails) -> list[Any]:
+def _hole(moment: Moment, hole: HoleDetails) -> list[Told]:
     of = "its live neighbours" if hole.expandable else "the live blocks of its segment"
     count = f"{hole.pins:,} block" + ("" if hole.pins == 1 else "s")
-    parts: list[Any] = [_text(f"Pinned by {count}, {format_bytes(hole.pinning_bytes)}: {of}")]
+    parts: list[Told] = [line(f"Pinned by {count}, {format_bytes(hole.pinning_bytes)}: {of}")]
     parts += [_pin(moment, one) for one in hole.shown]
     if hole.pins > len(hole.shown):
-        parts.append(_quiet(f"and {hole.pins - len(hole.shown):,} more"))
+        parts.append(line(f"and {hole.pins - len(hole.shown):,} more", look="quiet"))
     return parts
 
 
-def _pin(moment: Moment, one: PinningBlock) -> Any:
+def _pin(moment: Moment, one: PinningBlock) -> Told:
     would = f"if it alone went: {format_bytes(one.joined_bytes)} free in one piece"
     if one.frees_segment:
         would += ", a whole segment that can be given back"
-    return dmc.Paper(
-        withBorder=True,
-        p=6,
-        children=[
-            dmc.Group(
-                [
-                    dmc.Text(format_bytes(one.bytes), size="xs", fw=600),
-                    _button("its life", {"type": f"{_ID}-pick", "address": f"{one.address:#x}"}),
-                ],
-                justify="space-between",
-            ),
-            _text(age_line(moment, one.block)),
-            _stack(moment, int(moment.stack[one.block])),
-            _quiet(would),
-        ],
+    return element(
+        "div",
+        line(element("b", format_bytes(one.bytes)), " ", _pick("its life", one.address)),
+        line(age_line(moment, one.block)),
+        *_stack(moment, int(moment.stack[one.block])),
+        line(would, look="quiet"),
+        class_="od-box",
     )
 
 
-def _occupants(moment: Moment, lives: Lives, address: int, size: int, birth: Optional[int]) -> list[Any]:
+def _occupants(moment: Moment, lives: Lives, address: int, size: int, birth: Optional[int]) -> list[Told]:
     """What lay here before and what comes after."""
     if not len(lives.history.recording):
         return []
@@ -263,97 +239,89 @@ def _occupants(moment: Moment, lives: Lives, address: int, size: int, birth: Opt
         if row is not None
     ]
     if not items:
-        return [_quiet("Nothing else lay here in this recording.")]
-    return [dmc.Text("At these addresses", size="xs", fw=600), *items]
+        return [line("Nothing else lay here in this recording.", look="quiet")]
+    return [line("At these addresses", look="bold"), *items]
 
 
-def _occupant(moment: Moment, life: BlockLife, word: str) -> Any:
-    who = " ".join(stack_lines(moment, life.stack, 1))
+def _occupant(moment: Moment, life: BlockLife, word: str) -> Told:
+    who = line(" ".join(stack_lines(moment, life.stack, 1)), look="quiet")
     text = f"{word}: {format_bytes(life.block_bytes)}"
     if life.allocated is None:
-        return html.Div([_text(f"{text}, older than the trace"), _quiet(who)])
+        return element("div", line(f"{text}, older than the trace"), who)
     text += f", {event_time(moment, life.allocated)}"
-    return html.Div([_step(text, life.allocated + 1, item=False), _quiet(who)])
+    return element("div", _step(text, life.allocated + 1, item=False), who)
 
 
-def _segment(moment: Moment, lives: Lives, row: int) -> list[Any]:
+def _segment(moment: Moment, lives: Lives, row: int) -> list[Told]:
     layout = moment.layout
     starts, sizes = bounds(layout)
     number = int(layout.segment[row])
     kind = "Part of an expandable segment" if layout.expandable[row] else "Segment"
     head = f"{kind} {int(starts[number]):#x}, {format_bytes(int(sizes[number]))}"
-    parts: list[Any] = [dmc.Text(head, size="xs", fw=600)]
+    parts: list[Told] = [line(head, look="bold")]
     if not len(lives.history.recording):
         return parts
     life = lives.segment(address_of(moment, row), moment.events)
     if life.came is None:
-        parts.append(_text("Older than the trace"))
+        parts.append(line("Older than the trace"))
     else:
         why = _CAUSES.get(life.came_cause, life.came_cause)
         text = f"Came with {event_time(moment, life.came)} ({format_bytes(life.bytes)}), {why}"
         parts.append(_step(text, life.came + 1, item=False))
     if life.went is None:
-        parts.append(_text("Stays until the trace ends"))
+        parts.append(line("Stays until the trace ends"))
     else:
         why = _CAUSES.get(life.went_cause, life.went_cause)
         parts.append(_step(f"Goes with {event_time(moment, life.went)}, {why}", life.went + 1, item=False))
     return parts
 
 
-def _actions(segment: Optional[int], alone: bool) -> list[Any]:
-    buttons = []
+def _actions(segment: Optional[int], alone: bool) -> Told:
+    buttons: list[Told] = []
     if segment is not None and not alone:
-        chosen = {"type": f"{_ID}-alone", "address": f"{segment:#x}"}
-        buttons.append(_button("Show this segment alone", chosen, "default"))
+        buttons.append(_alone("Show this segment alone", segment))
     if alone:
-        buttons.append(_button("Show all segments", {"type": f"{_ID}-alone", "address": ""}, "default"))
-    buttons.append(_button("Deselect", {"type": f"{_ID}-pick", "address": ""}, "default"))
-    return [dmc.Group(buttons, gap=6)]
+        buttons.append(_alone("Show all segments", None))
+    buttons.append(_pick("Deselect", None, framed=True))
+    return line(*buttons)
 
 
-def _beside(moment: Moment, row: int) -> Any:
+def _beside(moment: Moment, row: int) -> list[Told]:
     """To the neighbours in memory, for blocks that are too narrow to hit."""
     layout = moment.layout
     first, after = layout.first_block[layout.segment[row]], layout.first_block[layout.segment[row] + 1]
     states = state_of(layout)
     buttons = [
-        _button(
+        _pick(
             f"{sign} {STATES[int(states[beside])]} {format_bytes(int(layout.blocks['size'][beside]))}",
-            {"type": f"{_ID}-pick", "address": f"{address_of(moment, beside):#x}"},
+            address_of(moment, beside),
         )
         for sign, beside in (("←", row - 1), ("→", row + 1))
         if first <= beside < after
     ]
-    return dmc.Group([_quiet("Beside it:"), *buttons], gap=4) if buttons else html.Div()
+    return [line("Beside it:", *buttons, look="quiet")] if buttons else []
 
 
-def _title(text: str, more: str) -> Any:
-    return html.Div([dmc.Text(text, fw=600, size="sm"), dmc.Text(more, size="xs", c="dimmed")])
+def _title(what: str, more: str) -> list[Told]:
+    return [line(what, look="title"), line(more, look="quiet")]
 
 
-def _text(text: str) -> Any:
-    return dmc.Text(text, size="xs", style={"overflowWrap": "anywhere"})
-
-
-def _quiet(text: str) -> Any:
-    return dmc.Text(text, size="xs", c="dimmed", style={"overflowWrap": "anywhere"})
-
-
-def _stack(moment: Moment, stack: int) -> Any:
+def _stack(moment: Moment, stack: int) -> list[Told]:
     lines = stack_lines(moment, stack, 2) or ["no stack recorded"]
-    return html.Div([_mono(line) for line in lines])
+    return [line(one, look="mono") for one in lines]
 
 
-def _mono(text: str) -> Any:
-    return html.Div(text, className="od-mono", style={"fontSize": 11, "overflowWrap": "anywhere"})
-
-
-def _step(text: str, event: int, *, item: bool = True) -> Any:
+def _step(what: str, event: int, *, item: bool = True) -> Told:
     """A line, and the way to the moment that it speaks of."""
-    line = html.Span([text, " ", _button("go there", {"type": f"{_ID}-go", "event": event})])
-    return dmc.ListItem(line) if item else dmc.Text(line, size="xs")
+    way = button("go there", data_event=str(event))
+    return element("li", what, " ", way) if item else line(what, " ", way)
 
 
-def _button(text: str, target: dict[str, Any], variant: str = "subtle") -> Any:
-    # Ids have to differ from one another, and two lines may speak of the same event.
-    return dmc.Button(text, id={**target, "n": next(_NUMBERS)}, variant=variant, size="compact-xs")
+def _pick(word: str, address: Optional[int], *, framed: bool = False) -> Told:
+    """To what lies at an address; None: to nothing."""
+    return button(word, framed=framed, data_block="" if address is None else f"{address:#x}")
+
+
+def _alone(word: str, segment: Optional[int]) -> Told:
+    """To one segment alone; None: to all."""
+    return button(word, framed=True, data_alone="" if segment is None else f"{segment:#x}")

@@ -486,7 +486,7 @@ def test_the_boxes(llama: Loaded, theme: str) -> None:
     assert len(narrow.text) < len(labels.text)
     assert len(figure.to_json()) < 100_000
     deep = max(tree.paths, key=lambda path: path.count("."))
-    near = boxes(flame_of(found, zoom=deep), found.total_bytes, 1400, theme=theme)
+    near = go.Figure(boxes(flame_of(found, zoom=deep), found.total_bytes, 1400, theme=theme))
     assert near.data[-2].opacity < 1, "what leads there stands back"
 
 

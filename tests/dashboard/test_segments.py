@@ -33,6 +33,7 @@ from oomdoctor_dashboard.segment_map import (
 )
 from oomdoctor_dashboard.segment_panel import panel, row_at, summary
 from oomdoctor_dashboard.segment_words import box_lines
+from oomdoctor_dashboard.told import Told
 from oomdoctor_dashboard.view import DEFAULT, changed, with_options
 
 from oomdoctor.allocator.moment import Moment, moment_of
@@ -372,13 +373,9 @@ def test_dark_and_light_differ(loaded: Loaded) -> None:
 # ---- page ----
 
 
-def words(component: Any) -> str:
-    """All the text in a component."""
-    if isinstance(component, (list, tuple)):
-        return " ".join(words(one) for one in component)
-    if hasattr(component, "children"):
-        return words(component.children)
-    return "" if component is None else str(component)
+def words(told: list[Told]) -> str:
+    """All the text that is told."""
+    return " ".join(one if isinstance(one, str) else words(one[2:]) for one in told)
 
 
 def test_panel_of_nothing_selected_says_what_inspect_says(loaded: Loaded) -> None:

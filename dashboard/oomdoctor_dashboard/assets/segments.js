@@ -22,27 +22,22 @@ window.dash_clientside = window.dash_clientside || {};
       if (low > 0 || high < whole * 0.99) mine.zoom = [meta.row_bytes, low, high].join(":");
       return mine.zoom === before ? none : here.wish(view, here.withOptions(view, "segments", mine));
     },
-
-    /* Of a button in the panel. Buttons that appear call this as well, and nobody has clicked those. */
-    follow: function (...args) {
-      const view = args[args.length - 1];
-      const context = window.dash_clientside.callback_context;
-      const asked = context.triggered_id;
-      if (!view || !asked || !context.triggered.some((one) => one.value)) {
-        return window.dash_clientside.no_update;
-      }
-      if (asked.type === "segments-go") {
-        return window.dash_clientside.oomdoctor.wish(view, { ...view, event: asked.event });
-      }
-      const here = window.dash_clientside.oomdoctor;
-      const mine = here.optionsOf(view, "segments");
-      const name = asked.type === "segments-pick" ? "block" : "alone";
-      if (asked.address) {
-        mine[name] = asked.address;
-      } else {
-        delete mine[name];
-      }
-      return here.wish(view, here.withOptions(view, "segments", mine));
-    },
   };
+
+  /* The panel's buttons: to another moment, to what lies elsewhere, to one segment alone. */
+  document.addEventListener("click", function (event) {
+    const button = event.target.closest && event.target.closest("#segments-panel button");
+    const view = button && window.dash_component_api.getLayout("view").props.data;
+    if (!view) return;
+    const here = window.dash_clientside.oomdoctor;
+    if (button.dataset.event) {
+      here.wish(view, { ...view, event: Number(button.dataset.event) });
+      return;
+    }
+    const mine = here.optionsOf(view, "segments");
+    const name = "block" in button.dataset ? "block" : "alone";
+    delete mine[name];
+    if (button.dataset[name]) mine[name] = button.dataset[name];
+    here.wish(view, here.withOptions(view, "segments", mine));
+  });
 })();

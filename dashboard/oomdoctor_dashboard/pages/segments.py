@@ -9,12 +9,12 @@ from typing import Any, Optional
 import dash
 import dash_mantine_components as dmc
 import numpy as np
-from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 
 from oomdoctor.allocator.moment import Moment
 from oomdoctor.snapshot.model import ALLOC, FREE_COMPLETED, FREE_REQUESTED
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import by_the_way, ids
+from oomdoctor_dashboard import by_the_way, ids, told
 from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.downloads import register_csv
@@ -110,15 +110,7 @@ def layout() -> Any:
                             dcc.Tooltip(id=f"{ID}-tooltip", direction="bottom"),
                         ],
                     ),
-                    dmc.Paper(
-                        id=f"{ID}-panel",
-                        withBorder=True,
-                        p=10,
-                        style={
-                            "flex": "0 0 340px", "position": "sticky", "top": 8, "maxHeight": "94vh",
-                            "overflowY": "auto",
-                        },
-                    ),
+                    told.place(id=f"{ID}-panel", className="od-box od-panel-beside"),
                 ],
             ),
         ]
@@ -148,7 +140,7 @@ def register(app: dash.Dash, library: Library) -> None:
         Output(f"{ID}-none", "children"),
         Output(f"{ID}-drawn", "data"),
         Output(f"{ID}-tooltip", "show", allow_duplicate=True),
-        Output(f"{ID}-panel", "children"),
+        Output(f"{ID}-panel", "data-told"),
         Input(shown_id(ID), "data"),
         State(f"{ID}-drawn", "data"),
         prevent_initial_call=True,
@@ -187,7 +179,7 @@ def register(app: dash.Dash, library: Library) -> None:
             no_update if before.get("style") == style and none is None else none,
             now,
             False,
-            beside,
+            told.sent(*beside),
         )
 
     @app.callback(
@@ -439,17 +431,6 @@ def _register_choosing(app: dash.Dash, library: Library) -> None:
         ClientsideFunction("oomdoctor_segments", "zoomed"),
         Output(ids.VIEW, "data", allow_duplicate=True),
         Input(f"{ID}-graph", "relayoutData"),
-        State(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-
-    # The panel's buttons: to another block, to one segment alone, to another moment.
-    app.clientside_callback(
-        ClientsideFunction("oomdoctor_segments", "follow"),
-        Output(ids.VIEW, "data", allow_duplicate=True),
-        Input({"type": f"{ID}-pick", "address": ALL, "n": ALL}, "n_clicks"),
-        Input({"type": f"{ID}-alone", "address": ALL, "n": ALL}, "n_clicks"),
-        Input({"type": f"{ID}-go", "event": ALL, "n": ALL}, "n_clicks"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )

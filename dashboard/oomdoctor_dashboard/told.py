@@ -1,0 +1,47 @@
+"""What is only read: sent as a tree, and made into elements of HTML by the browser (assets/told.js).
+
+Dash looks after each of its components at whatever happens on a page, sixty times and more in a step of the
+moment, and forty that come anew, as in the panel beside the memory map, make it look forty times more. What
+is told this way is one component. Text stays text: a file or function of a snapshot is never markup.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Union
+
+from dash import html
+
+Told = Union[str, list[Any]]
+"""Text, or ``[tag, attributes, child, ...]``."""
+
+
+def element(tag: str, *children: Told, **attributes: str) -> Told:
+    """An element; attributes as HTML names them, ``class_`` and ``data_go`` for class and data-go.
+
+    Which tags and attributes there may be stands in assets/told.js.
+    """
+    named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
+    return [tag, named, *children]
+
+
+def sent(*told: Told) -> str:
+    """For the property ``data-told``."""
+    return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+
+
+def place(*told: Told, **more: Any) -> Any:
+    """A component that shows them."""
+    return html.Div(**{"data-told": sent(*told), **more})
+
+
+def line(*parts: Told, look: str = "") -> Told:
+    """A line of small text; ``look`` is bold, quiet, title or mono."""
+    return element("div", *parts, class_=f"od-line od-{look}" if look else "od-line")
+
+
+def button(word: str, *, framed: bool = False, **data: str) -> Told:
+    """A word to click; a script knows it by its data."""
+    return element(
+        "button", word, class_="od-button od-framed" if framed else "od-button", type="button", **data
+    )
