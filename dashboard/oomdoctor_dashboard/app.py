@@ -25,6 +25,7 @@ from oomdoctor_dashboard.gates import open_gates, place_of, stores
 from oomdoctor_dashboard.library import Item, Library
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.starting import begin_with_view
+from oomdoctor_dashboard.told import button, place
 from oomdoctor_dashboard.uploads import add_upload_route, as_named, too_large
 from oomdoctor_dashboard.view import DEFAULT, OF_A_RECORDING, TABS, changed
 
@@ -122,6 +123,7 @@ def _frame(pages: dict[str, ModuleType], upload_limit: int, needs_token: bool) -
             dmc.NotificationContainer(id=ids.MESSAGES, position="bottom-right"),
             html.Div(
                 id="page",
+                disable_n_clicks=True,  # Dash would note every click on the page
                 # Read in the browser, which need not send what is not taken.
                 **{"data-upload-limit": str(upload_limit), "data-too-large": too_large(upload_limit)},
                 children=[
@@ -130,8 +132,9 @@ def _frame(pages: dict[str, ModuleType], upload_limit: int, needs_token: bool) -
                     html.Div(id="loading", children=_loading(), style={"display": "none"}),
                     html.Div(
                         id="views",
+                        disable_n_clicks=True,
                         children=[
-                            html.Div(id="story", className="od-story"),
+                            place(id="story", className="od-story"),
                             pages["timeline"].layout(),
                             pages["moment"].layout(),
                             _tabs(pages),
@@ -170,7 +173,7 @@ def _header(needs_token: bool) -> Any:
                 wrap="nowrap",
                 children=[
                     dmc.Button("Open a file", id="upload-button", variant="default", size="sm"),
-                    dcc.Clipboard(id="share", className="od-share", title=share),
+                    place(button("Copy link", look="tool", title=share, data_copy="")),
                     dmc.Switch(
                         id="theme", size="md", onLabel="dark", offLabel="light", **{"aria-label": "Dark"}
                     ),

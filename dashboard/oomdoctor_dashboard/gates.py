@@ -40,7 +40,7 @@ def stores(pages: Sequence[str]) -> list[Any]:
 
 def place_of(page: str) -> Any:
     """Where a page comes to stand."""
-    return html.Div(id=f"{page}-place")
+    return html.Div(id=f"{page}-place", disable_n_clicks=True)
 
 
 def has_just_come() -> bool:
@@ -85,7 +85,7 @@ def open_gates(app: dash.Dash, pages: Mapping[str, ModuleType]) -> None:
         Input("moment-speed", "value"),
         State(ids.SHOWN, "data"),
         State("subject", "data"),
-        *(State(shown_id(one), "data") for one in _OVER),
+        *(State(shown_id(one), "data") for one in (*_OVER, "moment")),
         State("gates", "data"),
         State("default-view", "data"),
         State("moment-info", "data"),

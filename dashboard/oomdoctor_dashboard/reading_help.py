@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Union
 
-import dash_mantine_components as dmc
-from dash import html
+from oomdoctor_dashboard import told
 
 
 def reading_help(text: Union[str, Sequence[str]], *, width: int = 460, from_right: bool = False) -> Any:
@@ -21,10 +20,14 @@ def reading_help(text: Union[str, Sequence[str]], *, width: int = 460, from_righ
         from_right: whether they end where the word ends, for one at the right edge of the page.
     """
     paragraphs = [text] if isinstance(text, str) else text
-    return html.Details(
-        [
-            html.Summary("How to read this"),
-            html.Div([dmc.Text(one, size="sm", mb=6) for one in paragraphs], style={"width": width}),
-        ],
-        className="od-help od-help-right" if from_right else "od-help",
+    opened = told.element(
+        "details",
+        told.element("summary", "How to read this"),
+        told.element("div", *(told.element("p", one) for one in paragraphs)),
+        class_="od-help",
+    )
+    return told.place(
+        opened,
+        className="od-helps od-helps-right" if from_right else "od-helps",
+        style={"--od-wide": f"{width}px"},
     )

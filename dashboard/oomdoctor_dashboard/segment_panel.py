@@ -282,7 +282,7 @@ def _actions(segment: Optional[int], alone: bool) -> Told:
         buttons.append(_alone("Show this segment alone", segment))
     if alone:
         buttons.append(_alone("Show all segments", None))
-    buttons.append(_pick("Deselect", None, framed=True))
+    buttons.append(_pick("Deselect", None, look="framed"))
     return line(*buttons)
 
 
@@ -317,11 +317,11 @@ def _step(what: str, event: int, *, item: bool = True) -> Told:
     return element("li", what, " ", way) if item else line(what, " ", way)
 
 
-def _pick(word: str, address: Optional[int], *, framed: bool = False) -> Told:
+def _pick(word: str, address: Optional[int], *, look: str = "") -> Told:
     """To what lies at an address; None: to nothing."""
-    return button(word, framed=framed, data_block="" if address is None else f"{address:#x}")
+    return button(word, look=look, data_block="" if address is None else f"{address:#x}")
 
 
 def _alone(word: str, segment: Optional[int]) -> Told:
     """To one segment alone; None: to all."""
-    return button(word, framed=True, data_alone="" if segment is None else f"{segment:#x}")
+    return button(word, look="framed", data_alone="" if segment is None else f"{segment:#x}")

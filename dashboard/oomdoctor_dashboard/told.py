@@ -32,7 +32,7 @@ def sent(*told: Told) -> str:
 
 def place(*told: Told, **more: Any) -> Any:
     """A component that shows them."""
-    return html.Div(**{"data-told": sent(*told), **more})
+    return html.Div(**{"data-told": sent(*told), "disable_n_clicks": True, **more})
 
 
 def line(*parts: Told, look: str = "") -> Told:
@@ -40,8 +40,8 @@ def line(*parts: Told, look: str = "") -> Told:
     return element("div", *parts, class_=f"od-line od-{look}" if look else "od-line")
 
 
-def button(word: str, *, framed: bool = False, **data: str) -> Told:
-    """A word to click; a script knows it by its data."""
+def button(word: str, *, look: str = "", **more: str) -> Told:
+    """A word to click; a script knows it by its id or data. ``look`` is framed, or tool: as high as a box."""
     return element(
-        "button", word, class_="od-button od-framed" if framed else "od-button", type="button", **data
+        "button", word, class_=f"od-button od-{look}" if look else "od-button", type="button", **more
     )

@@ -156,7 +156,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
      the recording is at hand, the view is shown: it goes on to what the header speaks of, to what is drawn over
      the timeline's stretch and to the page that is open; otherwise the server is asked to read it. */
   follow: function (view, come, mounted, plays, speed, ...now) {
-    const [shown, subject, timeline, over, pages, standard, info, stopped, event, tab, dark, mode, axis] = now;
+    const [shown, subject, timeline, over, said, pages, standard, info, stopped, event, tab, dark, mode, axis] = now;
     if (!view) {
       return;
     }
@@ -177,6 +177,8 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
       const differs = (one, page) => !all.oomdoctor_timeline.alike(next, one, page);
       pages.filter(opened).forEach((page) => set(page + "-shown", { data: next }));
       if (moves) set("shown", { data: next });
+      const isSaid = said && ["item", "device", "event"].every((key) => said[key] === next[key]);
+      if (!isSaid) set("moment-shown", { data: next });
       if (differs(timeline, "timeline")) set("timeline-shown", { data: next });
       if (opened("fragmentation") && differs(over, "fragmentation")) set("fragmentation-over-shown", { data: next });
       if (!isOf(next, subject)) set("subject", { data: { item: next.item, device: next.device } });
@@ -185,7 +187,6 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     const path = all.oomdoctor.address(view, standard);
     if (path !== window.location.pathname + window.location.search) {
       window.history.replaceState(window.history.state, "", path);
-      set("share", { content: window.location.origin + path });
     }
     if (view.tab !== tab) set("tabs", { value: view.tab });
     if ((view.theme === "dark") !== Boolean(dark)) set("theme", { checked: view.theme === "dark" });

@@ -3,7 +3,7 @@
   "use strict";
 
   const TAGS = new Set(["b", "button", "code", "details", "div", "i", "li", "p", "span", "summary", "table", "tbody", "td", "tr", "ul"]);
-  const ATTRIBUTES = /^(class|title|type|aria-[a-z]+|data-[a-z]+)$/;
+  const ATTRIBUTES = /^(aria-label|class|disabled|id|title|type|data-[a-z]+)$/;
 
   function built(told) {
     if (!Array.isArray(told)) return document.createTextNode(String(told));
@@ -23,6 +23,35 @@
     place.told = place.dataset.told;
     place.replaceChildren(...(place.told ? JSON.parse(place.told).map(built) : []));
   }
+
+  /* Buttons that copy: what they have, else the address of the page. */
+  async function copy(text) {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    // Not on a page that came over plain HTTP from another machine.
+    const box = document.createElement("textarea");
+    box.value = text;
+    document.body.append(box);
+    box.select();
+    document.execCommand("copy");
+    box.remove();
+  }
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest && event.target.closest("button[data-copy]");
+    if (!button || button.dataset.copied) return;
+    const word = button.textContent;
+    let said = "copied";
+    try {
+      await copy(button.dataset.copy || window.location.href);
+    } catch {
+      said = "not allowed";
+    }
+    button.dataset.copied = button.textContent = said;
+    setTimeout(() => {
+      button.textContent = word;
+      delete button.dataset.copied;
+    }, 1500);
+  });
 
   new MutationObserver((changes) => {
     for (const change of changes) {

@@ -231,6 +231,7 @@ def _grid(name: str, columns: list[dict[str, Any]], *, scrolls: bool = False) ->
         id=f"{ID}-{name}",
         columnDefs=columns,
         rowData=[],
+        getRowId="params.data.id",  # rows of another moment are written into those that are there
         defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
         dashGridOptions={
             "theme": {"function": "themeQuartz.withParams({fontSize: 12, spacing: 5})"},
@@ -476,14 +477,14 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
             basis = "the final state, recorded"
         if theme != shown["theme"]:
             by_the_way.write((f"{ID}-themed", "data-ag-theme-mode"), shown["theme"])
-        above = {**options, "pinnedTopRowData": [tables.device_row(moment)]}
+        above = {**options, "pinnedTopRowData": [{"id": "device", **tables.device_row(moment)}]}
         height = {"height": _GRID_HEADER + _GRID_ROW * min(max(len(pins), 1), _MOST_ROWS)}
         return (
             figure,
             text,
-            tables.pool_rows(moment),
+            _numbered(tables.pool_rows(moment)),
             no_update if above == options else above,
-            pins,
+            _numbered(pins),
             no_update if height == style else height,
             said,
             basis,
@@ -506,6 +507,10 @@ def _register_moment(app: dash.Dash, library: Library) -> None:
             return {"content": content, "filename": f"pins-at-{at}.csv"}
         content = tables.pools_csv(loaded.moment(shown["event"]))
         return {"content": content, "filename": f"fragmentation-at-{at}.csv"}
+
+
+def _numbered(rows: tables.Rows) -> tables.Rows:
+    return [{"id": str(number), **row} for number, row in enumerate(rows)]
 
 
 def _blocks(shown: View, loaded: Loaded) -> tuple[Drawing, str]:

@@ -6,9 +6,10 @@ from typing import Any, Optional
 
 import dash
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Input, Output, State, dcc, no_update
 
-from oomdoctor_dashboard import by_the_way, ids
+from oomdoctor_dashboard import by_the_way, ids, told
+from oomdoctor_dashboard.gates import shown_id, shown_store
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.pages.timeline import seconds_of
 from oomdoctor_dashboard.reading_help import reading_help
@@ -52,23 +53,14 @@ def layout() -> Any:
         p="6px 10px",
         my=6,
         children=[
+            shown_store(ID),
             dcc.Store(id=f"{ID}-info"),
             dcc.Store(id=f"{ID}-ask"),
             dcc.Interval(id=f"{ID}-tick", interval=500, disabled=True),
             dmc.Group(
                 gap="xs",
                 children=[
-                    dmc.Group(
-                        [
-                            # Not a Tooltip: see oomdoctor_dashboard.reading_help.
-                            html.Span(
-                                dmc.Button(sign, id=f"{ID}-{name}", px=8, **small, **{"aria-label": what}),
-                                title=what,
-                            )
-                            for name, sign, what in _BUTTONS
-                        ],
-                        gap=2,
-                    ),
+                    told.place(*map(_button, _BUTTONS), className="od-tools"),
                     dmc.NumberInput(
                         id=f"{ID}-event", w=120, size="xs", min=0, step=1, debounce=True, allowDecimal=False,
                         allowNegative=False, thousandSeparator=",", hideControls=True,
@@ -86,17 +78,11 @@ def layout() -> Any:
                         data=[{"value": key, "label": label} for key, (label, _, _) in SPEEDS.items()],
                         **{"aria-label": "Speed"},
                     ),
-                    dmc.ButtonGroup(
-                        [
-                            dmc.Button("Peak allocated", id=f"{ID}-allocated", **small),
-                            dmc.Button("Peak reserved", id=f"{ID}-reserved", **small),
-                            dmc.Button("OOM", id=f"{ID}-oom", **small),
-                        ]
-                    ),
+                    told.place(*_places(True), id=f"{ID}-places", className="od-tools"),
                     reading_help(_HELP, width=420, from_right=True),
                 ],
             ),
-            html.Div(
+            told.place(
                 id=f"{ID}-line",
                 className="od-mono",
                 style={
@@ -109,6 +95,21 @@ def layout() -> Any:
     )  # fmt: skip
 
 
+def _button(what: tuple[str, str, str]) -> told.Told:
+    name, sign, help_ = what
+    return told.button(sign, look="tool", id=f"{ID}-{name}", title=help_, aria_label=help_)
+
+
+def _places(has_ooms: bool) -> list[told.Told]:
+    """Buttons to where one wants to look."""
+    off = {} if has_ooms else {"disabled": ""}
+    return [
+        told.button("Peak allocated", look="tool", id=f"{ID}-allocated"),
+        told.button("Peak reserved", look="tool", id=f"{ID}-reserved"),
+        told.button("OOM", look="tool", id=f"{ID}-oom", **off),
+    ]
+
+
 def stops_of(loaded: Loaded) -> Stops:
     """The stops of a recording, made once."""
     return loaded.made("stops", lambda one: Stops(one.history))
@@ -119,11 +120,11 @@ def register(app: dash.Dash, library: Library) -> None:
     _register_browser(app)
 
     @app.callback(
-        Output(f"{ID}-line", "children"),
+        Output(f"{ID}-line", "data-told"),
         Output(f"{ID}-line", "title"),
         Output(f"{ID}-line", "data-event"),
         Output(f"{ID}-line", "data-seconds"),
-        Input(ids.SHOWN, "data"),
+        Input(shown_id(ID), "data"),
         State(f"{ID}-info", "data"),
         prevent_initial_call=True,
     )
@@ -133,13 +134,13 @@ def register(app: dash.Dash, library: Library) -> None:
         loaded = library.loaded(shown["item"], shown["device"])
         moment = loaded.moment(shown["event"])
         at, what = when(moment), what_happened(moment)
-        quiet = html.Span(f"  ·  {at}" if at else "", style={"opacity": 0.7})
-        line = [html.Span(what), quiet], what, moment.events, seconds_of(loaded, moment.events)
+        parts = [what, *([told.element("span", f"  ·  {at}", class_="od-quiet")] if at else [])]
+        line = told.sent(*parts), what, moment.events, seconds_of(loaded, moment.events)
         if info and (info["item"], info["device"]) == (shown["item"], shown["device"]):
             return line
         # What of a recording stepping needs to know; once for each.
         stops = stops_of(loaded)
-        told = {
+        known = {
             "item": shown["item"],
             "device": shown["device"],
             "events": stops.events,
@@ -147,9 +148,9 @@ def register(app: dash.Dash, library: Library) -> None:
             "peaks": stops.peaks,
             "speeds": {key: [pause, steps] for key, (_, pause, steps) in SPEEDS.items()},
         }
-        by_the_way.write((f"{ID}-info", "data"), told)
+        by_the_way.write((f"{ID}-info", "data"), known)
         by_the_way.write((f"{ID}-of", "children"), f"of {stops.events:,}")
-        by_the_way.write((f"{ID}-oom", "disabled"), not stops.count("oom"))
+        by_the_way.write((f"{ID}-places", "data-told"), told.sent(*_places(bool(stops.count("oom")))))
         by_the_way.write((f"{ID}-event", "max"), stops.events)
         by_the_way.write((f"{ID}-event", "value"), moment.events)
         return line
@@ -179,9 +180,6 @@ def _register_browser(app: dash.Dash) -> None:
     app.clientside_callback(
         ClientsideFunction("oomdoctor_moment", "step"),
         Output(ids.VIEW, "data", allow_duplicate=True),
-        Output(f"{ID}-ask", "data"),
-        *(Input(f"{ID}-{name}", "n_clicks") for name, _, _ in _BUTTONS),
-        *(Input(f"{ID}-{name}", "n_clicks") for name in ("allocated", "reserved", "oom")),
         Input(f"{ID}-tick", "n_intervals"),
         # Not its value, which each step sets.
         Input(f"{ID}-event", "n_submit"),

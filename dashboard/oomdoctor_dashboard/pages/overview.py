@@ -20,6 +20,7 @@ from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.pages.whatif import searched
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, first_oom, rows_of, story_of
+from oomdoctor_dashboard.told import Told, button, element, line, sent
 from oomdoctor_dashboard.view import changed, elsewhere, only_what_changes
 
 ID, TITLE = "overview", "Overview"
@@ -110,7 +111,7 @@ def _plain(columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def register(app: dash.Dash, library: Library) -> None:
     @app.callback(
-        Output("story", "children"),
+        Output("story", "data-told"),
         Input("subject", "data"),
         Input("whatif-drawn", "data"),
         prevent_initial_call=True,
@@ -118,7 +119,7 @@ def register(app: dash.Dash, library: Library) -> None:
     def story(shown: Any, _: Any) -> Any:
         item = library.item(shown["item"]) if shown else None
         if item is None:
-            return None
+            return ""
         loaded = library.loaded(shown["item"], shown["device"])
         case = None
         with contextlib.suppress(OomdoctorError):  # the page below says why
@@ -182,60 +183,50 @@ def register(app: dash.Dash, library: Library) -> None:
         return elsewhere(view, item=row["item"], device=row["device"])
 
 
-def _told(story: Story, found: Optional[dict[str, Any]]) -> Any:
+_COLOURS = {"out of memory": "bad", "did not fail": "good"}
+
+
+def _told(story: Story, found: Optional[dict[str, Any]]) -> str:
     """The story; ``found`` is the recommendation of a search, where What if has made one."""
-    colour = {"out of memory": "red", "did not fail": "teal"}.get(story.word, "gray")
+    badge = element("span", story.word, class_=f"od-badge od-{_COLOURS.get(story.word, 'plain')}")
+    parts = [element("div", badge, element("b", story.title, class_="od-head"), class_="od-parts")]
+    if story.sentence:
+        parts.append(line(story.sentence))
     figures = [
-        dmc.Group(
-            [
-                dmc.Text(name, size="sm", c="dimmed"),
-                dmc.Text(value, size="sm", fw=600),
-                dmc.Text(basis, size="xs", c="dimmed", fs="italic"),
-            ],
-            gap=5,
+        element(
+            "span", element("span", name, class_="od-quiet"), " ", element("b", value), " ", _basis(basis)
         )
         for name, value, basis in story.figures
     ]
-    parts: list[Any] = [
-        dmc.Group(
-            [
-                dmc.Badge(story.word, color=colour, variant="filled"),
-                dmc.Text(story.title, fw=700, size="lg"),
-            ],
-            gap="sm",
-        )
-    ]
-    if story.sentence:
-        parts.append(dmc.Text(story.sentence, size="sm", mt=2))
-    parts.append(dmc.Group(figures, gap="lg", mt=4, style={"rowGap": 0}))
+    parts.append(element("div", *figures, class_="od-line od-parts"))
     first = story.remedy.command if story.remedy is not None else None
-    line = found["line"] if found else first
-    if line:
+    command = found["line"] if found else first
+    if command:
         basis = found["basis"] if found else story.remedy.basis if story.remedy else ""
         more = "best of those that What if searched" if found else "What if tries it on the recording"
         parts.append(
-            dmc.Group(
-                [
-                    dmc.Text("Try first", size="sm", c="dimmed"),
-                    dmc.Code(line, id="story-remedy"),
-                    dcc.Clipboard(target_id="story-remedy", title="Copy the line", className="od-share"),
-                    dmc.Text(basis, size="xs", c="dimmed", fs="italic"),
-                    dmc.Text(more, size="xs", c="dimmed"),
-                ],
-                gap="xs",
-                mt=4,
+            element(
+                "div",
+                element("span", "Try first", class_="od-quiet"),
+                element("code", command, class_="od-mono od-command"),
+                button("copy", title="Copy the line", data_copy=command),
+                _basis(basis),
+                element("span", more, class_="od-quiet"),
+                class_="od-line od-parts od-close",
             )
         )
     if story.notes:
+        count = "1 note" if len(story.notes) == 1 else f"{len(story.notes)} notes"
         parts.append(
-            dmc.Spoiler(
-                dmc.List([dmc.ListItem(dmc.Text(note, size="xs")) for note in story.notes], size="xs"),
-                showLabel=f"{len(story.notes)} notes on this recording"
-                if len(story.notes) > 1
-                else "1 note on this recording",
-                hideLabel="Hide",
-                maxHeight=0,
-                mt=4,
+            element(
+                "details",
+                element("summary", f"{count} on this recording"),
+                element("ul", *(element("li", note) for note in story.notes), class_="od-line od-list"),
+                class_="od-notes",
             )
         )
-    return html.Div(parts)
+    return sent(*parts)
+
+
+def _basis(text: str) -> Told:
+    return element("i", text, class_="od-quiet")
