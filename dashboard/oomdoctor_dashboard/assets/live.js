@@ -8,12 +8,13 @@ window.dash_clientside.oomdoctor_live = {
     const { zoom, ...wanted } = (shown.options && shown.options.live) || {}; // of the flame graph alone
     const chosen = JSON.stringify([shown.item, shown.device, wanted]);
     window.dash_ag_grid.getApiAsync("live-table").then(function (grid) {
-      if (chosen === before) {
-        grid.refreshInfiniteCache(); /* the moment moved: rows change in place */
+      // Rows change in place, which takes a fraction of making them anew.
+      if (chosen === before || Object.keys(grid.getCacheBlockState()).length <= 1) {
+        grid.refreshInfiniteCache();
       } else {
         grid.purgeInfiniteCache();
-        grid.ensureIndexVisible && grid.getDisplayedRowCount() && grid.ensureIndexVisible(0);
       }
+      if (chosen !== before && grid.getDisplayedRowCount()) grid.ensureIndexVisible(0, "top");
     });
     return chosen;
   },
