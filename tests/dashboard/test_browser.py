@@ -320,15 +320,16 @@ def test_another_device_is_looked_at_without_the_addresses_of_the_one_before(
 
 _LARGEST_HOLE = """() => {
   const graph = document.querySelector('#segments-graph .js-plotly-plot');
-  const {x, y} = graph._fullData.find(one => String(one.name).startsWith('hole'));
-  let best = 0;
-  for (let i = 0; i < x.length; i += 5) { if (x[i + 1] - x[i] > x[best + 1] - x[best]) best = i; }
+  const {fillcolor} = graph._fullData.find(one => String(one.name).startsWith('hole'));
+  const {path} = graph.layout.shapes.find(one => one.layer === 'below' && one.line.color === fillcolor);
+  const boxes = [...path.matchAll(/M(\\d+),(\\d+)H(\\d+)/g)].map(one => one.slice(1).map(Number));
+  const [left, line, right] = boxes.reduce((best, one) => one[2] - one[0] > best[2] - best[0] ? one : best);
   const {xaxis, yaxis} = graph._fullLayout;
   graph.scrollIntoView({block: 'center'});
   const frame = graph.getBoundingClientRect();
   return [
-    frame.left + xaxis._offset + xaxis.l2p((x[best] + x[best + 1]) / 2),
-    frame.top + yaxis._offset + yaxis.l2p((y[best] + y[best + 2]) / 2),
+    frame.left + xaxis._offset + xaxis.l2p((left + right) / 2),
+    frame.top + yaxis._offset + yaxis.l2p(line),
   ];
 }"""
 
@@ -586,14 +587,13 @@ def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
 _BOX = """label => {
   const graph = document.querySelector('#live-flame .js-plotly-plot');
   const box = graph.layout.meta.findIndex(one => one[1].startsWith(label));
-  const trace = graph._fullData.find(one => Array.isArray(one.meta) && one.meta.includes(box));
-  const at = 5 * trace.meta.indexOf(box);
+  const known = graph._fullData.find(one => one.name === 'boxes');
   const {xaxis, yaxis} = graph._fullLayout;
   graph.scrollIntoView({block: 'center'});
   const frame = graph.getBoundingClientRect();
   return [
-    frame.left + xaxis._offset + xaxis.l2p((trace.x[at] + trace.x[at + 1]) / 2),
-    frame.top + yaxis._offset + yaxis.l2p((trace.y[at] + trace.y[at + 2]) / 2),
+    frame.left + xaxis._offset + xaxis.l2p((known.x[2 * box] + known.x[2 * box + 1]) / 2),
+    frame.top + yaxis._offset + yaxis.l2p(known.y[2 * box]),
   ];
 }"""
 

@@ -38,6 +38,8 @@ from oomdoctor.units import KIB, MIB, format_bytes
 from tests.allocator.recorded_by_heap import recorded
 from tests.snapshot.building import LIBRARY, TORCH, USER, event, frame, hole, live, pending, segment, snapshot
 
+from .test_segments import lines_of
+
 RUN = Path(__file__).parents[2] / "traces" / "llama-4-layers-two-gpus"
 EVENTS = (0, 1, 100, 3333, 7819, 7820)
 # Sizes, streams and waiting blocks of every kind.
@@ -473,21 +475,26 @@ def test_the_boxes(llama: Loaded, theme: str) -> None:
     found = live_of(llama, None)
     tree = flame_of(found)
     figure = go.Figure(boxes(tree, found.total_bytes, 1400, theme=theme))
-    *areas, labels = figure.data
-    drawn = sorted(i for trace in areas for i in trace.meta)
-    assert drawn == list(range(len(tree.ids)))
+    here, labels = figure.data
+    assert here.name == "boxes", "the browser looks for it"
     assert [row[0] for row in figure.layout.meta] == tree.paths
     assert "100.0% of all that is live" in figure.layout.meta[0][-1]
-    corners = {i: box for trace in areas for i, box in zip(trace.meta, np.asarray(trace.x).reshape(-1, 5))}
-    for i, size in enumerate(tree.bytes):
-        assert corners[i][1] - corners[i][0] == pytest.approx(size, abs=found.total_bytes / 100_000)
+    low, high = np.asarray(here.x, np.float64).reshape(-1, 2).T
+    assert high - low == pytest.approx(tree.bytes, abs=found.total_bytes / 100_000)
+    boxes_ = [box for shape in figure.layout.shapes for box in lines_of(shape.path)]
+    assert len(boxes_) == len(tree.ids)
+    assert {row for row, _, _ in boxes_} == set(range(tree.depth))
+    assert sum(right - left for row, left, right in boxes_ if row == 0) == pytest.approx(
+        found.bytes, rel=1 / 1000
+    )
     assert labels.text[0] == f"all that is shown  <b>{format_bytes(found.bytes)}</b>"
     narrow = go.Figure(boxes(tree, found.total_bytes, 300, theme=theme)).data[-1]
     assert len(narrow.text) < len(labels.text)
     assert len(figure.to_json()) < 100_000
     deep = max(tree.paths, key=lambda path: path.count("."))
     near = go.Figure(boxes(flame_of(found, zoom=deep), found.total_bytes, 1400, theme=theme))
-    assert near.data[-2].opacity < 1, "what leads there stands back"
+    assert near.layout.shapes[-1].name == "veil", "what leads there stands back"
+    assert near.layout.shapes[-1].opacity < 1
 
 
 def test_what_a_snapshot_names_is_text_and_never_markup(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -342,25 +342,41 @@ def test_figure(loaded: Loaded, theme: str) -> None:
     hole_row = int(np.flatnonzero(moment.layout.in_hole)[0])
     where = int(moment.layout.blocks["ptr"][hole_row]), int(moment.layout.blocks["size"][hole_row])
     figure = go.Figure(segment_figure(drawn, theme, selected=where, touched=(1, 5)))
-    assert len(figure.data) == 4
-    corners = [np.asarray(trace.x, np.float64).reshape(-1, 5) for trace in figure.data]
-    lengths = np.concatenate([box[:, 1] - box[:, 0] for box in corners])
-    order = np.argsort([i for trace in figure.data for i in trace.meta])
-    assert lengths[order] == pytest.approx(drawn.bytes, abs=drawn.row_bytes / 100_000)
+    *looks, here = figure.data
+    assert here.name == "boxes", "the browser looks for it"
+    low, high = np.asarray(here.x, np.float64).reshape(-1, 2).T
+    assert high - low == pytest.approx(drawn.bytes, abs=drawn.row_bytes / 100_000)
+    assert np.asarray(here.y).reshape(-1, 2).tolist() == [[line, line] for line in drawn.line.tolist()]
     assert int(drawn.bytes.sum()) == moment.fragmentation.device.reserved_bytes
-    assert sorted(i for trace in figure.data for i in trace.meta) == list(range(len(drawn)))
-    assert isinstance(json.loads(figure.to_json())["data"][0]["meta"], list), "the browser reads it"
-    assert [shape.name for shape in figure.layout.shapes] == ["border", "segment", "selected"]
-    assert format_bytes(moment.fragmentation.device.hole_bytes) in figure.data[2].name
+    *areas, outer, chosen = figure.layout.shapes
+    assert (outer.name, chosen.name) == ("segment", "selected")
+    assert [shape.line.color for shape in areas] == [look.fillcolor for look in looks if look.showlegend]
+    boxes = sorted(box for shape in areas for box in lines_of(shape.path))
+    pixel = drawn.line_bytes / 900
+    for (line, left, right), at in zip(boxes, np.lexsort((drawn.start, drawn.line)).tolist()):
+        size = int(drawn.bytes[at])
+        assert (line, left) == (drawn.line[at], drawn.start[at])
+        assert right - left == pytest.approx(size - pixel if size > 4 * pixel else size, abs=1)
+    assert len(boxes) == len(drawn)
+    assert areas[0].line.width * drawn.lines < figure.layout.height
+    assert format_bytes(moment.fragmentation.device.hole_bytes) in looks[2].name
     assert figure.layout.height == height_of(drawn.lines)
     assert len(figure.to_json()) < 200_000
     texts = [f"box {i}" for i in range(len(drawn))]
     told = go.Figure(segment_figure(drawn, theme, hover=texts))
     assert {trace.type for trace in told.data} == {"bar"}
     assert sum(float(np.sum(trace.x)) for trace in told.data) == moment.fragmentation.device.reserved_bytes
-    assert [list(trace.meta) for trace in told.data] == [list(trace.meta) for trace in figure.data]
+    assert sorted(i for trace in told.data for i in trace.meta) == list(range(len(drawn)))
     assert told.data[0].hovertext[0] == f"box {told.data[0].meta[0]}"
-    assert told.layout.shapes[:2] == figure.layout.shapes[:2]
+    assert [shape.name for shape in told.layout.shapes] == ["border", "segment"]
+    assert told.layout.shapes[1] == outer
+
+
+def lines_of(path: str) -> list[tuple[int, int, int]]:
+    """Row, left and right end of each line of a path."""
+    found = re.findall(r"M(\d+),(\d+)H(\d+)", path)
+    assert "".join(f"M{left},{row}H{right}" for left, row, right in found) == path
+    return [(int(row), int(left), int(right)) for left, row, right in found]
 
 
 def test_dark_and_light_differ(loaded: Loaded) -> None:

@@ -33,8 +33,8 @@ window.dash_clientside = window.dash_clientside || {};
     },
   };
 
-  // Of figures/boxes.py: points of a box, and of a line's height what is no gap.
-  const POINTS = 5;
+  // Of figures/boxes.py: the trace that knows boxes, and of a line's height what is no gap.
+  const KNOWN = "boxes";
   const TALL = 0.9;
   // A box may be narrower than a pixel.
   const SLACK_PX = 3;
@@ -55,16 +55,13 @@ window.dash_clientside = window.dash_clientside || {};
     if (Math.abs(y - line) > TALL / 2) return null;
     let nearest = xaxis.p2l(left + SLACK_PX) - x;
     let found = null;
-    for (const trace of graph._fullData) {
-      if (!Array.isArray(trace.meta)) continue;
-      for (let i = 0; i < trace.meta.length; i++) {
-        const at = i * POINTS;
-        if (Math.abs(trace.y[at] + trace.y[at + 2] - 2 * line) > 0.1) continue;
-        const away = Math.max(trace.x[at] - x, x - trace.x[at + 1], 0);
-        if (away < nearest || (away === 0 && nearest === 0)) {
-          nearest = away;
-          found = trace.meta[i];
-        }
+    const known = graph._fullData.find((trace) => trace.name === KNOWN);
+    for (let at = 0; known && at < known.x.length; at += 2) {
+      if (known.y[at] !== line) continue;
+      const away = Math.max(known.x[at] - x, x - known.x[at + 1], 0);
+      if (away < nearest || (away === 0 && nearest === 0)) {
+        nearest = away;
+        found = at / 2;
       }
     }
     if (found === null) return null;

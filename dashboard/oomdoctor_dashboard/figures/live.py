@@ -10,7 +10,7 @@ import numpy as np
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
-from oomdoctor_dashboard.figures.boxes import ends, filled, outline
+from oomdoctor_dashboard.figures.boxes import filled, known
 from oomdoctor_dashboard.figures.drawing import Drawing, drawing
 from oomdoctor_dashboard.live_flame import Boxes, Flame, boxes_of
 
@@ -20,6 +20,8 @@ _TALL = 0.94
 # A letter's width at most, nearly; fewer letters say nothing.
 _LETTER_PX, _LEAST_LETTERS = 6.6, 4
 _LEAST_PX = 120
+# Above and below, pixels.
+_MARGIN = 4
 # Of deep stacks the box scrolls.
 _MOST_PX = 2400
 
@@ -69,31 +71,30 @@ def boxes(tree: Flame, total_bytes: int, width: int, *, theme: str = "light") ->
     laid = boxes_of(tree)
     whole = max(int(laid.high[tree.above]), 1) if tree.ids else 1
     fills = [_colour(*node) for node in zip(tree.parents, tree.files)]
-    traces = []
+    height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 8), _MOST_PX)
+    margins = 2 * _MARGIN
+    scale = {"high_px": _TALL * (height - margins) / max(tree.depth, 1), "pixel": whole / width}
+    shapes = []
     for fill in dict.fromkeys(fills):
         mine = np.array([i for i, one in enumerate(fills) if one == fill])
-        area = filled(laid.level[mine], laid.low[mine], laid.high[mine], fill, _TALL)
-        traces.append({**area, "meta": mine.tolist(), "showlegend": False})
+        shapes.append(filled(laid.level[mine], laid.low[mine], laid.high[mine], fill, **scale))
     if tree.above:
         # What leads to what was zoomed to stands back.
         above = np.arange(tree.above)
-        veil = filled(laid.level[above], laid.low[above], laid.high[above], colours.paper(theme), _TALL)
-        traces.append({**veil, "opacity": 0.45, "showlegend": False})
+        veil = filled(laid.level[above], laid.low[above], laid.high[above], colours.paper(theme), **scale)
+        shapes.append({**veil, "opacity": 0.45, "name": "veil"})
     inks = [colours.ink(theme) if i < tree.above else _readable(fill) for i, fill in enumerate(fills)]
-    traces.append(_labels(tree, laid, inks, whole / width))
-    wide = laid.high - laid.low > whole / width * 4
-    edges = ends(laid.level[wide], laid.high[wide], _TALL)
     hidden = {"visible": False, "fixedrange": True}
-    height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 8), _MOST_PX)
     layout = {
         **_layout(theme, height),
         "xaxis": {**hidden, "range": [0, whole]},
         "yaxis": {**hidden, "range": [tree.depth - 0.5, -0.5]},
-        "shapes": [outline(edges, colours.paper(theme), 1, "border")] if edges else [],
+        "shapes": shapes,
         "dragmode": False,
         "meta": [[path, *lines] for path, lines in zip(tree.paths, _said(tree, total_bytes))],
     }
-    return drawing(traces, layout)
+    here = known(laid.level, laid.low, laid.high)
+    return drawing([here, _labels(tree, laid, inks, whole / width)], layout)
 
 
 def _labels(tree: Flame, laid: Boxes, inks: list[str], scale: float) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def nothing(theme: str = "light") -> Drawing:
 
 
 def _layout(theme: str, height: int) -> dict[str, Any]:
-    base = colours.layout(theme, height=height, margin={"l": 0, "r": 0, "t": 4, "b": 4})
+    base = colours.layout(theme, height=height, margin={"l": 0, "r": 0, "t": _MARGIN, "b": _MARGIN})
     # Text that does not fit in a size that can be read is left to the hover.
     base["uniformtext"] = {"minsize": 10, "mode": "hide"}
     # Of axes it has none.

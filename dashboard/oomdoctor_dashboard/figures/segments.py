@@ -9,7 +9,7 @@ import numpy as np
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
-from oomdoctor_dashboard.figures.boxes import ends, filled, outline
+from oomdoctor_dashboard.figures.boxes import ends, filled, known, outline
 from oomdoctor_dashboard.figures.drawing import Drawing, drawing
 from oomdoctor_dashboard.segment_map import ALLOCATED, FREE, HOLE, PENDING, STATES, SegmentMap, bounds
 
@@ -26,6 +26,8 @@ _MARGIN = {"l": 112, "r": 12, "b": 24}
 _LEGEND_LETTERS = 44
 # A box narrower than this part of a line has no room for a border.
 _BORDERED = 1 / 240
+# About as many pixels as a map is wide.
+_WIDE_PX = 900
 # Of a line's height, what its boxes fill.
 _TALL = 0.78
 
@@ -42,8 +44,8 @@ def segment_figure(
 ) -> Drawing:
     """The figure of a map.
 
-    ``meta`` of each trace has the numbers of its boxes in ``drawn``; that of the layout ``row_bytes`` and,
-    for each line, the address of the segment that its label is about.
+    ``meta`` of the layout has ``row_bytes`` and, for each line, the address of the segment that its label is
+    about; that of bars the numbers of their boxes in ``drawn``.
 
     Args:
         theme: "light" or "dark".
@@ -54,14 +56,15 @@ def segment_figure(
         hover: a text for each box, which is a bar then; None where texts come from elsewhere.
     """
     looks = _looks(drawn, theme, kinds)
+    frames = []
     if hover is None:
-        traces = [_areas(drawn, name, colour, boxes) for name, colour, boxes in looks]
+        traces = [_named(drawn, name, colour, boxes) for name, colour, boxes in looks]
+        traces.append(known(drawn.line, drawn.start, drawn.start + drawn.bytes))
+        frames += [_area(drawn, colour, boxes, zoom) for _, colour, boxes in looks]
     else:
         traces = [_bars(drawn, name, colour, boxes, hover) for name, colour, boxes in looks]
-    frames = [
-        _borders(drawn, colours.paper(theme)),
-        _frames(_segment_parts(drawn), colours.faint(theme), 1, "segment"),
-    ]
+        frames.append(_borders(drawn, colours.paper(theme)))
+    frames.append(_frames(_segment_parts(drawn), colours.faint(theme), 1, "segment"))
     for where, colour, name in (
         (touched, colours.MOMENT, "last event"),
         (selected, colours.ink(theme), "selected"),
@@ -81,8 +84,12 @@ def segment_figure(
 
 def height_of(lines: int, legend_rows: int = 1) -> int:
     """Pixels that a map of so many lines takes."""
+    return _inner_height(lines) + _top(legend_rows) + _MARGIN["b"]
+
+
+def _inner_height(lines: int) -> int:
     pitch = 22 if lines <= 24 else 17 if lines <= 45 else 13
-    return max(pitch * lines, 60) + _top(legend_rows) + _MARGIN["b"]
+    return max(pitch * lines, 60)
 
 
 def _top(legend_rows: int) -> int:
@@ -107,14 +114,30 @@ def _label(drawn: SegmentMap, name: str, boxes: np.ndarray[Any, Any]) -> str:
     return f"{_short(name)} {format_bytes(int(drawn.bytes[boxes].sum()))}"
 
 
-def _areas(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """All boxes of a look as one filled path."""
+def _area(
+    drawn: SegmentMap, colour: str, boxes: np.ndarray[Any, Any], zoom: Optional[tuple[int, int]]
+) -> dict[str, Any]:
+    """All boxes of a look as one path."""
     low = drawn.start[boxes]
+    seen = zoom[1] - zoom[0] if zoom else drawn.line_bytes
+    high_px = _TALL * _inner_height(drawn.lines) / max(drawn.lines, 1)
+    return filled(
+        drawn.line[boxes], low, low + drawn.bytes[boxes], colour, high_px=high_px, pixel=seen / _WIDE_PX
+    )
+
+
+def _named(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """What the legend says of a look."""
     return {
-        **filled(drawn.line[boxes], low, low + drawn.bytes[boxes], colour, _TALL),
+        "type": "scatter",
+        "mode": "none",
+        "fill": "toself",
+        "fillcolor": colour,
+        "x": [None],
+        "y": [None],
         "name": _label(drawn, name, boxes),
         "showlegend": len(boxes) > 0,
-        "meta": boxes.tolist(),
+        "hoverinfo": "skip",
     }
 
 
