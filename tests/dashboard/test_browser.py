@@ -531,7 +531,7 @@ def test_a_stream_that_is_not_there(tab: Tab) -> None:
 def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
     tab.open("?tab=segments")
     tab.drawn()
-    tab.page.wait_for_selector("#segments-graph .scatterlayer path", timeout=60_000)
+    tab.page.wait_for_selector("#segments-graph .shapelayer path", timeout=60_000)
     tab.page.wait_for_function(
         "document.querySelector('#segments-graph .js-plotly-plot')._fullData?.length > 0"
     )
@@ -584,6 +584,75 @@ def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
         assert format_bytes(by_address[address]["bytes"]) in panel
 
 
+def test_the_buttons_beside_the_map_lead_on(tab: Tab, library: Library) -> None:
+    told = state(library, library.loaded(library.items()[0].key, 0).events)
+    largest = max(told["holes"], key=lambda hole: hole["bytes"])
+    tab.open("?tab=segments")
+    tab.drawn()
+    button = tab.page.locator("#segments-panel button")
+    button.filter(has_text=hex(largest["address"])).click()
+    tab.rest()
+    assert json.loads(tab.query()["options"])["segments"] == {"block": hex(largest["address"])}
+    button.filter(has_text="its life").first.click()
+    tab.rest()
+    assert json.loads(tab.query()["options"])["segments"]["block"] == hex(largest["pinned_by"][0])
+    assert "Allocated" in tab.text("#segments-panel")
+    button.filter(has_text="go there").first.click()
+    tab.rest()
+    assert f"After {int(tab.query()['event']):,} events" not in tab.text("#segments-panel"), (
+        "a block is chosen"
+    )
+    assert int(tab.page.locator("#moment-event").input_value().replace(",", "")) == int(tab.query()["event"])
+    button.filter(has_text="Show this segment alone").click()
+    tab.rest()
+    assert json.loads(tab.query()["options"])["segments"]["alone"]
+    button.filter(has_text="Show all segments").click()
+    tab.rest()
+    button.filter(has_text="Deselect").click()
+    tab.rest()
+    assert "options" not in tab.query()
+    assert f"After {int(tab.query()['event']):,} events" in tab.text("#segments-panel")
+
+
+def test_what_is_copied(tab: Tab) -> None:
+    tab.open("?tab=live&event=77")
+    tab.drawn()
+    tab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    link, line = tab.page.locator("button[data-copy='']"), tab.page.locator("#story button[data-copy]")
+    link.click()
+    tab.page.wait_for_function("document.querySelector('.od-header [data-copied]')?.innerText === 'copied'")
+    assert tab.page.evaluate("navigator.clipboard.readText()") == tab.page.url
+    line.click()
+    tab.page.wait_for_function("document.querySelector('#story [data-copied]')?.innerText === 'copied'")
+    assert tab.page.evaluate("navigator.clipboard.readText()") == tab.text("#story code")
+    tab.page.wait_for_function("!document.querySelector('[data-copied]')")
+    assert link.inner_text() == "Copy link"
+    # A page from another machine that came over plain HTTP has no clipboard of its own.
+    tab.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    line.click()
+    tab.page.wait_for_selector("[data-copied]")
+    assert tab.page.locator("[data-copied]").inner_text() == "copied"
+
+
+def test_what_is_told_is_text_and_never_markup(tab: Tab) -> None:
+    tab.open()
+    tab.drawn()
+    bad = [["div", {"class": "od-line"}, "<b id=evil>x</b>"]]
+    tab.page.evaluate(
+        "told => window.dash_clientside.set_props('story', {'data-told': told})", json.dumps(bad)
+    )
+    tab.page.wait_for_function("document.querySelector('#story').innerText === '<b id=evil>x</b>'")
+    assert tab.page.locator("#evil").count() == 0
+    for worse in (["script", {}, "x"], ["div", {"onclick": "x"}, "y"], ["div", {"style": "x"}]):
+        tab.page.evaluate(
+            "told => window.dash_clientside.set_props('story', {'data-told': told})", json.dumps([worse])
+        )
+    tab.page.wait_for_timeout(300)
+    assert tab.page.locator("#story script, #story [onclick], #story [style]").count() == 0
+    assert any("told as" in wrong for wrong in tab.wrong), "and it is said"
+    tab.wrong.clear()
+
+
 _BOX = """label => {
   const graph = document.querySelector('#live-flame .js-plotly-plot');
   const box = graph.layout.meta.findIndex(one => one[1].startsWith(label));
@@ -601,7 +670,7 @@ _BOX = """label => {
 def test_a_click_in_the_flame_graph_zooms_and_stays_while_one_steps(tab: Tab) -> None:
     tab.open("?tab=live&event=5000")
     tab.drawn()
-    tab.page.wait_for_selector("#live-flame .scatterlayer path", timeout=60_000)
+    tab.page.wait_for_selector("#live-flame .shapelayer path", state="attached", timeout=60_000)
     tab.rest()
     tab.page.mouse.move(*tab.page.evaluate(_BOX, "build_model"))
     tab.page.wait_for_function(
@@ -777,7 +846,7 @@ def test_a_state_without_history(browser: Any, tmp_path: Path) -> None:
     with served(library) as address:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         tab = Tab(page, address).open()
-        page.wait_for_selector("#story h1, #story .mantine-Badge-root", timeout=60_000)
+        page.wait_for_selector("#story .od-badge", timeout=60_000)
         assert "1.00 MiB" in tab.text("#story")
         assert "No history" in tab.text("body") or "no history" in tab.text("body")
         for name in TABS:

@@ -404,6 +404,16 @@ def test_panel_of_nothing_selected_says_what_inspect_says(loaded: Loaded) -> Non
             assert format_bytes(size) in text
 
 
+def test_a_segment_that_is_not_shown_is_gone_or_filtered(loaded: Loaded) -> None:
+    moment = loaded.moment(7800)
+    (there, *_), _ = bounds(moment.layout)
+    for address, pool, title in ((5, "", "No such segment"), (there, "small", "No segment is like this")):
+        only = Filter(pool=pool, segment=int(address))
+        assert len(segment_map(moment, only)) == 0
+        assert page._nothing(moment, only).title == title
+    assert page._nothing(loaded.moment(0), Filter()).title == "Nothing is reserved"
+
+
 def test_every_address_has_a_panel(loaded: Loaded) -> None:
     moment, lives = loaded.moment(7800), page.lives_of(loaded)
     for address in [*moment.layout.blocks["ptr"].tolist(), 5]:

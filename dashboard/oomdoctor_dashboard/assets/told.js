@@ -21,7 +21,13 @@
   function tell(place) {
     if (place.told === place.dataset.told) return;
     place.told = place.dataset.told;
-    place.replaceChildren(...(place.told ? JSON.parse(place.told).map(built) : []));
+    let parts = [];
+    try {
+      if (place.told) parts = JSON.parse(place.told).map(built);
+    } catch (error) {
+      console.error(error); // one place that cannot be told must not silence the others
+    }
+    place.replaceChildren(...parts);
   }
 
   /* Buttons that copy: what they have, else the address of the page. */
