@@ -220,7 +220,7 @@ def ours(context: Any, path: Path, rounds: int) -> None:
             report(f"{name}: step", steps)
         tab("live")
         report("live: filter, with Enter", [timed(page, search) for _ in range(rounds)])
-        report("live: filter, and 200 ms for more to be typed", [timed(page, type_) for _ in range(rounds)])
+        report("live: filter, and 80 ms for more to be typed", [timed(page, type_) for _ in range(rounds)])
         tab("overview")
         zooms = []
         for _ in range(rounds):

@@ -42,7 +42,7 @@ _KEPT_TABLES = 8
 _TEXTS = ("text", "size", "age")
 _CHOICES = ("pool", "stream", "state")
 # Who types is left to finish a word; Enter asks at once.
-_TYPING_MS = 200
+_TYPING_MS = 80
 _CONTROLS = {
     **dict.fromkeys((*_TEXTS, *_CHOICES), ("value", None)),
     "group": ("value", "block"),

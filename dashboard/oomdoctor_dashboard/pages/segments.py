@@ -137,23 +137,22 @@ def register(app: dash.Dash, library: Library) -> None:
     @app.callback(
         Output(f"{ID}-graph", "figure"),
         Output(f"{ID}-graph", "style"),
-        Output(f"{ID}-none", "children"),
         Output(f"{ID}-drawn", "data"),
-        Output(f"{ID}-tooltip", "show", allow_duplicate=True),
         Output(f"{ID}-panel", "data-told"),
         Input(shown_id(ID), "data"),
         State(f"{ID}-drawn", "data"),
+        State(f"{ID}-tooltip", "show"),
         prevent_initial_call=True,
     )
-    def draw(shown: Optional[View], drawn: Any) -> Any:
+    def draw(shown: Optional[View], drawn: Any, points: Any) -> Any:
         """All of the page at once: one request for each step, and in the answer only what is new."""
         if shown is None or shown["tab"] != ID:
-            return (no_update,) * 6
+            return (no_update,) * 4
         loaded = library.loaded(shown["item"], shown["device"])
         key = key_of(shown, loaded)
         before = drawn or {}
         if before.get("key") == key:
-            return (no_update,) * 6
+            return (no_update,) * 4
         found = map_of(loaded, key)
         moment, options = found.moment, key["options"]
         address = _address(options.get("block"))
@@ -173,14 +172,12 @@ def register(app: dash.Dash, library: Library) -> None:
         if before.get("controls") != now["controls"]:
             for (name, prop), value in zip(_WRITTEN, controls):
                 by_the_way.write((f"{ID}-{name}", prop), value)
-        return (
-            figure,
-            no_update if before.get("style") == style else style,
-            no_update if before.get("style") == style and none is None else none,
-            now,
-            False,
-            told.sent(*beside),
-        )
+        is_other = before.get("style") != style
+        if none is not None or (is_other and before.get("style") == _HIDDEN):
+            by_the_way.write((f"{ID}-none", "children"), none)
+        if points:
+            by_the_way.write((f"{ID}-tooltip", "show"), False)
+        return figure, style if is_other else no_update, now, told.sent(*beside)
 
     @app.callback(
         Output(f"{ID}-tooltip", "show"),
