@@ -1,8 +1,8 @@
 """What is only read: sent as a tree, and made into elements of HTML by the browser (assets/told.js).
 
-Dash looks after each of its components at whatever happens on a page, sixty times and more in a step of the
-moment, and forty that come anew, as in the panel beside the memory map, make it look forty times more. What
-is told this way is one component. Text stays text: a file or function of a snapshot is never markup.
+Dash looks after each of its components at whatever happens on a page, forty to seventy times in a step of
+the moment, and once more for each that comes anew. What is told this way is one component. Text stays text: a
+file or function of a snapshot is never markup.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from oomdoctor_dashboard.live_data import (
 )
 from oomdoctor_dashboard.live_filter import Age, Bounds, Wanted, age_bounds, size_bounds, wanted_of
 from oomdoctor_dashboard.live_flame import Flame, boxes_of, flame_of
+from oomdoctor_dashboard.pages import live as page
 from oomdoctor_dashboard.pages.live import live_of, table_of, totals_text
 from oomdoctor_dashboard.view import changed, with_options
 
@@ -38,7 +39,7 @@ from oomdoctor.units import KIB, MIB, format_bytes
 from tests.allocator.recorded_by_heap import recorded
 from tests.snapshot.building import LIBRARY, TORCH, USER, event, frame, hole, live, pending, segment, snapshot
 
-from .test_segments import lines_of
+from .test_segments import lines_of, words
 
 RUN = Path(__file__).parents[2] / "traces" / "llama-4-layers-two-gpus"
 EVENTS = (0, 1, 100, 3333, 7819, 7820)
@@ -507,6 +508,30 @@ def test_what_a_snapshot_names_is_text_and_never_markup(tmp_path: Path) -> None:
     assert "&lt;b&gt;x&lt;/b&gt;" in figure.data[-1].text[1]
     # Of these the browser makes text.
     assert figure.layout.meta[1][1].startswith("<b>x</b>")
+
+
+def test_what_is_said_of_a_row(llama: Loaded) -> None:
+    shown = changed(None, item="x", device=0, event=5000, tab="live")
+    table = table_of(llama, shown)
+    (row,) = page_of(table, table.order(), 0, 1)
+    said, born, style, word = page._details_of(llama, shown, [row])
+    text = words(json.loads(said))
+    assert f"1 block, {row['block_size']} at {row['address']}" in text
+    assert "main /project/examples/llama_generate.py:59" in text
+    assert born is not None
+    assert style == {}
+    assert word == f"Go to its allocation, event {born:,}"
+    everything = with_options(shown, "live", group="place")
+    table = table_of(llama, everything)
+    (row,) = page_of(table, table.order(), 0, 1)
+    said, born, _, word = page._details_of(llama, everything, [row])
+    assert f"{row['blocks']} blocks, {row['block_size']}" in words(json.loads(said))
+    assert word == f"Go to its oldest allocation, event {born:,}"
+    nothing = with_options(everything, "live", size="> 100 GiB")
+    assert "not among what is chosen" in words(json.loads(page._details_of(llama, nothing, [row])[0]))
+    wrong = with_options(everything, "live", size="much")
+    assert "much" in words(json.loads(page._details_of(llama, wrong, [row])[0]))
+    assert "Choose a row" in words(json.loads(page._details_of(llama, shown, [])[0]))
 
 
 # ---- what may be missing ----

@@ -17,7 +17,7 @@ from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import by_the_way, ids, live_data
+from oomdoctor_dashboard import by_the_way, ids, live_data, told
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
@@ -211,7 +211,7 @@ def _table() -> Any:
 def _details() -> Any:
     return dmc.Paper(
         [
-            html.Div(_hint(), id=f"{ID}-details"),
+            told.place(_HINT, id=f"{ID}-details"),
             dmc.Button(
                 "Go to its allocation",
                 id=f"{ID}-jump",
@@ -434,9 +434,11 @@ def _nothing(live: live_data.Live, some: live_data.Live) -> Any:
     return None
 
 
+_HINT = told.line("Choose a row to see the call stack of its allocation.", look="quiet")
+_GONE = told.line("It is not live at this moment, or not among what is chosen.", look="quiet")
 _DETAILS = tuple(
     (f"{ID}-{name}", prop)
-    for name, prop in (("details", "children"), ("born", "data"), ("jump", "style"), ("jump", "children"))
+    for name, prop in (("details", "data-told"), ("born", "data"), ("jump", "style"), ("jump", "children"))
 )
 
 
@@ -444,26 +446,21 @@ def _details_of(loaded: Loaded, shown: View, rows: Any) -> Any:
     """The stack of what was chosen in the table, when it was allocated, and the way there."""
     hidden = {"display": "none"}
     if not rows:
-        return _hint(), None, hidden, no_update
+        return told.sent(_HINT), None, hidden, no_update
     try:
         live = live_data.chosen(live_of(loaded, shown["event"]), wanted_of(options_of(shown, ID)))
     except OomdoctorError as error:
-        return alert(error), None, hidden, no_update
+        return told.sent(*map(told.line, str(error).splitlines())), None, hidden, no_update
     stack, mine = live_data.stack_to_show(live, str(rows[0].get("id")))
     if not len(mine):
-        gone = "It is not live at this moment, or not among what is chosen."
-        return dmc.Text(gone, size="sm", c="dimmed"), None, hidden, no_update
+        return told.sent(_GONE), None, hidden, no_update
     births = live.moment.birth[live.rows[mine]]
     born = int(births.min())
     word = "Go to its allocation" if len(mine) == 1 else "Go to its oldest allocation"
-    panel = _stack_panel(loaded, live, mine, stack)
+    panel = told.sent(*_stack_panel(loaded, live, mine, stack))
     if born == UNKNOWN:
         return panel, None, hidden, no_update
     return panel, born, {}, f"{word}, event {born:,}"
-
-
-def _hint() -> Any:
-    return dmc.Text("Choose a row to see the call stack of its allocation.", size="sm", c="dimmed")
 
 
 def _register_details(app: dash.Dash, library: Library) -> None:
@@ -490,34 +487,30 @@ def _register_details(app: dash.Dash, library: Library) -> None:
         return no_update if born is None or view is None else changed(view, event=int(born) + 1)
 
 
-def _stack_panel(loaded: Loaded, live: live_data.Live, mine: Any, stack: int) -> Any:
+def _stack_panel(loaded: Loaded, live: live_data.Live, mine: Any, stack: int) -> list[told.Told]:
     count = "1 block" if len(mine) == 1 else f"{len(mine):,} blocks"
     size = int(live.block_size[mine].sum())
     head = f"{count}, {format_bytes(size)}"
     if len(mine) == 1:
         head += f" at {int(live.address[mine[0]]):#x}"
-    parts: list[Any] = [dmc.Text(head, size="sm", fw=600)]
+    parts = [told.line(head, look="title")]
     stacks = live.places.stacks
     different = len(set(live.stack[mine].tolist()))
     if different > 1:
-        parts.append(
-            dmc.Text(f"{different} call stacks; this one has the most bytes.", size="xs", c="dimmed")
-        )
+        parts.append(told.line(f"{different} call stacks; this one has the most bytes.", look="quiet"))
     if (live.moment.birth[live.rows[mine]] == UNKNOWN).any() and loaded.device.has_events:
-        parts.append(dmc.Text("Older than the trace: when it was allocated is not known.", size="xs"))
+        parts.append(told.line("Older than the trace: when it was allocated is not known."))
     frames = stacks[stack]
     if stack == NO_STACK or not frames:
-        return [*parts, dmc.Text("No call stack was recorded for it.", size="sm", c="dimmed")]
+        return [*parts, told.line("No call stack was recorded for it.", look="quiet")]
     telling = set(telling_frames(frames))
     lines = [
-        html.Div(
-            [
-                html.Div(frame.name, style={"fontWeight": 600 if frame in telling else 400}),
-                html.Div(f"{frame.filename}:{frame.line}", style={"paddingLeft": 12}),
-            ],
-            style={"opacity": 1.0 if frame in telling else 0.75},
+        told.element(
+            "div",
+            told.line(frame.name, look="mono"),
+            told.line(f"{frame.filename}:{frame.line}", look="mono"),
+            class_="od-frame od-telling" if frame in telling else "od-frame",
         )
         for frame in frames
     ]
-    style = {"fontSize": 11, "lineHeight": 1.35, "overflowWrap": "anywhere", "marginTop": 6}
-    return [*parts, html.Div(lines, className="od-mono", style=style)]
+    return [*parts, *lines]
