@@ -110,9 +110,14 @@ def _difference(old: View, new: View) -> Any:
             change[key] = new[key]
             differs = True
     for page, chosen in new["options"].items():
-        if chosen != old.get("options", {}).get(page):
-            change["options"][page] = chosen
+        had = options_of(old, page)
+        for key in had.keys() - chosen.keys():
+            del change["options"][page][key]
             differs = True
+        for key, value in chosen.items():
+            if key not in had or value != had[key]:
+                change["options"][page][key] = value
+                differs = True
     return change if differs else no_update
 
 

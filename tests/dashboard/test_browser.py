@@ -614,6 +614,74 @@ def test_the_buttons_beside_the_map_lead_on(tab: Tab, library: Library) -> None:
     assert f"After {int(tab.query()['event']):,} events" in tab.text("#segments-panel")
 
 
+def test_an_event_is_taken_that_another_device_showed_before(tab: Tab) -> None:
+    tab.open("?event=3000")
+    tab.drawn()
+    tab.page.locator("#device").click()
+    tab.page.get_by_role("option", name="GPU 1").click()
+    tab.page.wait_for_function("new URLSearchParams(location.search).get('device') === '1'")
+    tab.drawn()
+    tab.move(3000)
+    assert tab.text("#moment-line").startswith("event 2,999")
+
+
+def test_who_goes_by_keyboard_stays_where_they_were(tab: Tab) -> None:
+    tab.open("?tab=segments")
+    tab.drawn()
+    tab.page.locator("#segments-panel button").nth(1).focus()
+    tab.page.keyboard.press("Enter")
+    tab.rest()
+    assert tab.page.evaluate("document.activeElement.closest('#segments-panel') !== null")
+
+
+def test_help_and_what_is_pointed_at_stay_within_a_narrow_window(tab: Tab) -> None:
+    tab.page.set_viewport_size({"width": 1000, "height": 800})
+    tab.open("?tab=segments")
+    tab.drawn()
+    tab.page.locator("#segments-place details.od-help > summary").click()
+    words = tab.page.locator("#segments-place details.od-help > div").bounding_box()
+    assert 0 <= words["x"] < words["x"] + words["width"] <= 1000
+    tab.page.keyboard.press("Escape")
+    tab.tab("live")
+    tab.page.locator("#live-flame").scroll_into_view_if_needed()
+    box = tab.page.locator("#live-flame").bounding_box()
+    tab.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 35)
+    tab.page.wait_for_selector(".od-tooltip")
+    tip = tab.page.locator(".od-tooltip").bounding_box()
+    assert tip["x"] < tip["x"] + tip["width"] <= 1000
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 1000
+
+
+_SLOW = """() => {
+  const fetch_ = window.fetch;
+  window.fetch = async (...all) => {
+    await new Promise(done => setTimeout(done, 300));
+    return fetch_(...all);
+  };
+}"""
+
+
+def test_a_double_click_zooms_out_however_slow_answers_are(tab: Tab) -> None:
+    """Its first click selects the block, and the answer to that comes later."""
+    tab.open("?tab=segments")
+    tab.drawn()
+    tab.page.evaluate(_SLOW)
+    x, y = tab.page.evaluate(_LARGEST_HOLE)
+    tab.page.mouse.move(x - 60, y)
+    tab.page.mouse.down()
+    tab.page.mouse.move(x + 60, y, steps=5)
+    tab.page.mouse.up()
+    tab.page.wait_for_function("location.search.includes('zoom')", timeout=60_000)
+    tab.rest(700)
+    place = tab.page.evaluate(_LARGEST_HOLE)
+    tab.page.mouse.click(*place)
+    tab.page.wait_for_timeout(150)
+    tab.page.mouse.click(*place)
+    tab.page.wait_for_function("location.search.includes('block')", timeout=60_000)
+    tab.rest(700)
+    assert "zoom" not in json.loads(tab.query()["options"])["segments"]
+
+
 def test_what_is_copied(tab: Tab) -> None:
     tab.open("?tab=live&event=77")
     tab.drawn()

@@ -379,6 +379,18 @@ def lines_of(path: str) -> list[tuple[int, int, int]]:
     return [(int(row), int(left), int(right)) for left, row, right in found]
 
 
+def test_what_is_zoomed_to_has_ticks_of_its_own(loaded: Loaded) -> None:
+    drawn = segment_map(loaded.moment(7800))
+    low, high = 5 * MIB, 5 * MIB + 300_000
+    axis = segment_figure(drawn, "light", zoom=(low, high))["layout"]["xaxis"]
+    assert axis["range"] == [low, high]
+    assert 3 <= len(axis["tickvals"]) == len(axis["ticktext"]) <= 10
+    assert all(low <= value <= high for value in axis["tickvals"])
+    assert axis["ticktext"][0] == format_bytes(axis["tickvals"][0])
+    whole = segment_figure(drawn, "light")["layout"]
+    assert whole["xaxis"]["range"] == whole["meta"]["whole"]
+
+
 def test_dark_and_light_differ(loaded: Loaded) -> None:
     drawn = segment_map(loaded.moment(7800))
     light, dark = (go.Figure(segment_figure(drawn, theme)) for theme in ("light", "dark"))

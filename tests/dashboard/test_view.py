@@ -132,8 +132,18 @@ def test_only_what_changes_is_answered() -> None:
     def choose(text: str, view: Any) -> Any:
         return with_options(view, "live", text=text)
 
-    assert told(choose("a", view)) == [assigned("options", "live", value={"text": "a"})]
+    assert told(choose("a", view)) == [assigned("options", "live", "text", value="a")]
     assert choose("a", choose.__wrapped__("a", view)) is no_update
+
+    @only_what_changes
+    def pick(view: Any) -> Any:
+        return with_options(view, "segments", block="0x1", zoom=None)
+
+    near = with_options(view, "segments", zoom="1:2:3")
+    assert told(pick(near)) == [
+        {"operation": "Delete", "location": ["options", "segments", "zoom"], "params": {}},
+        assigned("options", "segments", "block", value="0x1"),
+    ], "other settings of the page may have changed meanwhile"
 
     @only_what_changes
     def step(view: Any, shown: Any) -> Any:

@@ -483,12 +483,15 @@ def _patched(view: dict[str, Any], patch: Any) -> dict[str, Any]:
     assert patch["__dash_patch_update"]
     new = json.loads(json.dumps(view))
     for change in patch["operations"]:
-        assert change["operation"] == "Assign"
         *path, last = change["location"]
         place = new
         for key in path:
-            place = place[key]
-        place[last] = change["params"]["value"]
+            place = place.setdefault(key, {})
+        if change["operation"] == "Delete":
+            del place[last]
+        else:
+            assert change["operation"] == "Assign"
+            place[last] = change["params"]["value"]
     return new
 
 

@@ -38,7 +38,13 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     }
     const options = { ...(now.options || {}) };
     for (const [page, chosen] of Object.entries(after.options || {})) {
-      if (!same(chosen, (before.options || {})[page])) options[page] = chosen;
+      const had = (before.options || {})[page] || {};
+      const mine = { ...(options[page] || {}) };
+      for (const key of Object.keys({ ...had, ...chosen })) {
+        if (!(key in chosen)) delete mine[key];
+        else if (!same(chosen[key], had[key])) mine[key] = chosen[key];
+      }
+      if (!same(mine, options[page] || {})) options[page] = mine;
     }
     const next = { ...now, ...change, options: options };
     if (!same(next, now)) window.dash_clientside.set_props("view", { data: next });
@@ -261,8 +267,21 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
   });
 })();
 
-/* Words of help close at a click beside them, and with Escape. */
+/* Words of help close at a click beside them, and with Escape, and stay within the window. */
 (function () {
+  document.addEventListener(
+    "toggle",
+    (event) => {
+      const box = event.target.matches("details.od-help[open]") && event.target.querySelector(":scope > div");
+      if (!box) return;
+      box.style.transform = "";
+      const at = box.getBoundingClientRect();
+      const right = Math.min(0, at.left - 8) || Math.max(0, at.right + 8 - document.documentElement.clientWidth);
+      if (right) box.style.transform = `translateX(${-right}px)`;
+    },
+    true
+  );
+
   const close = (except) =>
     document.querySelectorAll("details.od-help[open]").forEach((one) => {
       if (!except || !one.contains(except)) {

@@ -86,12 +86,12 @@ window.dash_clientside = window.dash_clientside || {};
     if (!pointed) return;
     document.querySelectorAll(".od-tooltip").forEach((one) => {
       const box = one.closest(".hover-content") || one;
-      box.style.transform = "";
+      box.style.translate = ""; // not transform, by which Dash centres it
       const at = box.getBoundingClientRect();
       if (!at.width) return;
       const right = Math.max(0, at.right + 8 - window.innerWidth) || Math.min(0, at.left - 8);
       const up = at.bottom > window.innerHeight ? at.height + 40 : 0;
-      if (right || up) box.style.transform = `translate(${-right}px, ${-up}px)`;
+      if (right || up) box.style.translate = `${-right}px ${-up}px`;
     });
   }
 
@@ -106,7 +106,7 @@ window.dash_clientside = window.dash_clientside || {};
 
   function point(event) {
     waits = null;
-    const graph = graphOf(event.target);
+    const graph = !event.target.closest(".modebar") && graphOf(event.target);
     const found = graph && boxAt(graph, event.clientX, event.clientY);
     const now = found ? { box: found.box, data: graph.data, id: holderOf(event.target).id } : null;
     if (now ? pointed && pointed.box === now.box && pointed.data === now.data : !pointed) return;

@@ -83,8 +83,9 @@ window.dash_clientside = window.dash_clientside || {};
     },
 
     number: function (view, info, value) {
-      if (!known(view, info)) return;
-      written = eventOf(view, info);
+      // Of another recording or device: the server writes its number, once it has read it.
+      written = known(view, info) ? eventOf(view, info) : null;
+      if (written === null) return;
       if (written !== value) window.dash_clientside.set_props("moment-event", { value: written });
     },
 

@@ -20,6 +20,8 @@ window.dash_clientside = window.dash_clientside || {};
       const before = mine.zoom;
       delete mine.zoom;
       if (low > 0 || high < whole * 0.99) mine.zoom = [meta.row_bytes, low, high].join(":");
+      // Nothing is drawn anew, so what a double click made of it has to be left again.
+      if (all && !before) window.Plotly.relayout(graph, { "xaxis.range": meta.whole });
       return mine.zoom === before ? none : here.wish(view, here.withOptions(view, "segments", mine));
     },
   };

@@ -18,9 +18,13 @@
     return element;
   }
 
+  /* Whoever goes by keyboard stays where they were, and what was opened stays open. */
   function tell(place) {
     if (place.told === place.dataset.told) return;
     place.told = place.dataset.told;
+    const all = (what) => Array.from(place.querySelectorAll(what));
+    const focused = all("button, summary").indexOf(document.activeElement);
+    const opened = all("details").map((one) => one.open);
     let parts = [];
     try {
       if (place.told) parts = JSON.parse(place.told).map(built);
@@ -28,6 +32,9 @@
       console.error(error); // one place that cannot be told must not silence the others
     }
     place.replaceChildren(...parts);
+    all("details").forEach((one, i) => (one.open = Boolean(opened[i])));
+    const there = all("button, summary");
+    if (focused >= 0 && there.length) there[Math.min(focused, there.length - 1)].focus({ preventScroll: true });
   }
 
   /* Buttons that copy: what they have, else the address of the page. */

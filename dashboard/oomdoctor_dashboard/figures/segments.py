@@ -44,8 +44,8 @@ def segment_figure(
 ) -> Drawing:
     """The figure of a map.
 
-    ``meta`` of the layout has ``row_bytes`` and, for each line, the address of the segment that its label is
-    about; that of bars the numbers of their boxes in ``drawn``.
+    ``meta`` of the layout has ``row_bytes``, the range where nothing is zoomed and, for each line, the
+    address of the segment that its label is about; that of bars the numbers of their boxes in ``drawn``.
 
     Args:
         theme: "light" or "dark".
@@ -192,14 +192,15 @@ def _borders(drawn: SegmentMap, colour: str) -> dict[str, Any]:
 def _layout(
     drawn: SegmentMap, theme: str, legend_rows: int, columns: int, zoom: Optional[tuple[int, int]]
 ) -> dict[str, Any]:
-    values, texts = colours.byte_ticks(drawn.row_bytes, 8)
+    whole = [-drawn.row_bytes * 0.002, drawn.line_bytes * 1.002]
+    values, texts = colours.byte_ticks_between(*zoom, 8) if zoom else colours.byte_ticks(drawn.row_bytes, 8)
     lines, labels, about = _labels(drawn)
     base = colours.layout(theme)
     small = 10 if drawn.lines <= 45 else 8
     return {
         **base,
         "barmode": "overlay",
-        "meta": {"row_bytes": drawn.row_bytes, "labels": about},
+        "meta": {"row_bytes": drawn.row_bytes, "labels": about, "whole": whole},
         "height": height_of(drawn.lines, legend_rows),
         "margin": {**_MARGIN, "t": _top(legend_rows)},
         "hovermode": "closest",
@@ -219,7 +220,7 @@ def _layout(
         },
         "xaxis": {
             **base["xaxis"],
-            "range": list(zoom or (-drawn.row_bytes * 0.002, drawn.line_bytes * 1.002)),
+            "range": list(zoom or whole),
             "tickvals": values,
             "ticktext": texts,
             "showgrid": False,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from oomdoctor.units import format_bytes
+
 # By meaning. Chosen to differ in lightness too, so that they hold in print and for colour-blind readers.
 ALLOCATED, PENDING, HOLE, FREE = "#2b6cb0", "#b7791f", "#dd6b20", "#a0aec0"
 ACTIVE, RESERVED, DEVICE, CAPACITY = "#2c7a7b", "#4a5568", "#805ad5", "#c53030"
@@ -92,3 +94,11 @@ def byte_ticks(largest: float, count: int = 5) -> tuple[list[int], list[str]]:
     step = next((s for s in steps if top / s <= count), steps[-1])
     values = [i * step for i in range(int(top / step) + 1)]
     return [round(v * unit) for v in values], [f"{v:g} {name}" for v in values]
+
+
+def byte_ticks_between(low: int, high: int, count: int = 5) -> tuple[list[int], list[str]]:
+    """The same of an axis that does not begin at 0."""
+    steps, _ = byte_ticks(high - low, count)
+    step = max(steps[1] if len(steps) > 1 else high - low, 1)
+    values = list(range(-(-low // step) * step, high + 1, step))
+    return values, [format_bytes(value) for value in values]
