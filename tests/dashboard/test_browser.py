@@ -615,8 +615,9 @@ def test_the_buttons_beside_the_map_lead_on(tab: Tab, library: Library) -> None:
 
 
 def test_an_event_is_taken_that_another_device_showed_before(tab: Tab) -> None:
-    tab.open("?event=3000")
+    tab.open()
     tab.drawn()
+    tab.move(3000)
     tab.page.locator("#device").click()
     tab.page.get_by_role("option", name="GPU 1").click()
     tab.page.wait_for_function("new URLSearchParams(location.search).get('device') === '1'")
