@@ -124,7 +124,7 @@ def _difference(old: View, new: View) -> Any:
 def from_query(query: str) -> View:
     """The view that an address asks for; what cannot be is left at its default.
 
-    Addresses are written in the browser (``followView`` in assets/app.js): a pair for each value that is not
+    Addresses are written in the browser (``address`` in assets/app.js): a pair for each value that is not
     the default, ``options`` as JSON.
     """
     view = dict(DEFAULT)

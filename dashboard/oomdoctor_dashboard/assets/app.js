@@ -13,6 +13,11 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return first && view && !view.item ? { ...view, item: first.value } : window.dash_clientside.no_update;
   },
 
+  /* What a component holds by now, whatever a callback was given. */
+  prop: function (id, key) {
+    return (window.dash_component_api.getLayout(id) || { props: {} }).props[key];
+  },
+
   /* The settings of one page, a copy; and the view with others. */
   optionsOf: function (view, page) {
     return { ...((view.options || {})[page] || {}) };
@@ -26,7 +31,7 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
      Where several things happen at once Dash gives all of them the same view, and what each returned whole
      would undo the others. What was meant for another recording is dropped. */
   wish: function (before, after) {
-    const now = (window.dash_component_api.getLayout("view") || { props: {} }).props.data || before;
+    const now = window.dash_clientside.oomdoctor.prop("view", "data") || before;
     const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
     const change = {};
     for (const key of Object.keys(after)) {

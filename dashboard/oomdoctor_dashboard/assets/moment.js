@@ -45,7 +45,7 @@ window.dash_clientside = window.dash_clientside || {};
   }
 
   function clicked(name) {
-    const prop = (id, key) => (window.dash_component_api.getLayout(id) || { props: {} }).props[key];
+    const { prop } = window.dash_clientside.oomdoctor;
     const view = prop("view", "data");
     const info = prop("moment-info", "data");
     if (!known(view, info)) return;

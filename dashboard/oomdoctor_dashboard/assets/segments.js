@@ -29,9 +29,9 @@ window.dash_clientside = window.dash_clientside || {};
   /* The panel's buttons: to another moment, to what lies elsewhere, to one segment alone. */
   document.addEventListener("click", function (event) {
     const button = event.target.closest && event.target.closest("#segments-panel button");
-    const view = button && window.dash_component_api.getLayout("view").props.data;
-    if (!view) return;
     const here = window.dash_clientside.oomdoctor;
+    const view = button && here.prop("view", "data");
+    if (!view) return;
     if (button.dataset.event) {
       here.wish(view, { ...view, event: Number(button.dataset.event) });
       return;
