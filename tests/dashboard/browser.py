@@ -18,18 +18,31 @@ from waitress import create_server
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 WAIT_MS = 60_000  # the machine may be busy
 
-# Counts what is under way, so that a test can wait until the page is at rest.
+# Notes when the page was last busy, so that a test can wait until it is at rest: while an answer is awaited,
+# while Dash has callbacks to call, and while something took so long that what follows from it, a page that is
+# brought in or the question that its boxes ask, may not have begun.
 _WATCH = """
-window.__open = 0; window.__last = performance.now();
+window.__open = 0; window.__busy = performance.now();
 const fetch_ = window.fetch;
 window.fetch = (...all) => {
   window.__open++;
-  return fetch_(...all).finally(() => setTimeout(() => { window.__open--; window.__last = performance.now(); }));
+  return fetch_(...all).finally(() => setTimeout(() => { window.__open--; window.__busy = performance.now(); }));
 };
+const WAITS = ["requested", "prioritized", "blocked", "executing", "watched", "executed"];
+const calls = () => {
+  const { callbacks } = window.store ? window.store.getState() : {};
+  return callbacks && WAITS.some((one) => callbacks[one].length);
+};
+let beat = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  if (window.__open || calls() || now - beat > 200) window.__busy = now;
+  beat = now;
+}, 20);
 """
 # What was just done may not have asked for anything yet.
 _AT_REST = """([quiet, since]) => window.__open === 0
-  && performance.now() - Math.max(window.__last, since) > quiet"""
+  && performance.now() - Math.max(window.__busy, since) > quiet"""
 
 
 class Tab:
