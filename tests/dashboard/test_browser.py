@@ -721,7 +721,7 @@ def test_what_is_told_is_text_and_never_markup(tab: Tab) -> None:
 
 _BOX = """label => {
   const graph = document.querySelector('#live-flame .js-plotly-plot');
-  const box = graph.layout.meta.findIndex(one => one[1].startsWith(label));
+  const box = graph.layout.meta.nodes.findIndex(one => one[1].startsWith(label));
   const known = graph._fullData.find(one => one.name === 'boxes');
   const {xaxis, yaxis} = graph._fullLayout;
   graph.scrollIntoView({block: 'center'});

@@ -476,10 +476,11 @@ def test_the_boxes(llama: Loaded, theme: str) -> None:
     found = live_of(llama, None)
     tree = flame_of(found)
     figure = go.Figure(boxes(tree, found.total_bytes, 1400, theme=theme))
-    here, labels = figure.data
+    (here,) = figure.data
+    nodes, labels = (figure.layout.meta[key] for key in ("nodes", "labels"))
     assert here.name == "boxes", "the browser looks for it"
-    assert [row[0] for row in figure.layout.meta] == tree.paths
-    assert "100.0% of all that is live" in figure.layout.meta[0][-1]
+    assert [row[0] for row in nodes] == tree.paths
+    assert "100.0% of all that is live" in nodes[0][-1]
     low, high = np.asarray(here.x, np.float64).reshape(-1, 2).T
     assert high - low == pytest.approx(tree.bytes, abs=found.total_bytes / 100_000)
     boxes_ = [box for shape in figure.layout.shapes for box in lines_of(shape.path)]
@@ -488,9 +489,10 @@ def test_the_boxes(llama: Loaded, theme: str) -> None:
     assert sum(right - left for row, left, right in boxes_ if row == 0) == pytest.approx(
         found.bytes, rel=1 / 1000
     )
-    assert labels.text[0] == f"all that is shown  <b>{format_bytes(found.bytes)}</b>"
-    narrow = go.Figure(boxes(tree, found.total_bytes, 300, theme=theme)).data[-1]
-    assert len(narrow.text) < len(labels.text)
+    assert labels[0][:4] == [0, 0, "all that is shown", format_bytes(found.bytes)]
+    narrow = go.Figure(boxes(tree, found.total_bytes, 300, theme=theme)).layout.meta["labels"]
+    assert 0 < len(narrow) < len(labels)
+    assert all(label in labels or not label[3] for label in narrow), "what is cut says no size"
     assert len(figure.to_json()) < 100_000
     deep = max(tree.paths, key=lambda path: path.count("."))
     near = go.Figure(boxes(flame_of(found, zoom=deep), found.total_bytes, 1400, theme=theme))
@@ -505,9 +507,9 @@ def test_what_a_snapshot_names_is_text_and_never_markup(tmp_path: Path) -> None:
     assert "&lt;b&gt;x&lt;/b&gt;" in trace.labels[1]
     assert "<a" not in trace.labels[1] + trace.customdata[1][0]
     figure = go.Figure(boxes(flame_of(found), found.total_bytes, 1400))
-    assert "&lt;b&gt;x&lt;/b&gt;" in figure.data[-1].text[1]
     # Of these the browser makes text.
-    assert figure.layout.meta[1][1].startswith("<b>x</b>")
+    assert figure.layout.meta["labels"][1][2].startswith("<b>x</b>")
+    assert figure.layout.meta["nodes"][1][1].startswith("<b>x</b>")
 
 
 def test_what_is_said_of_a_row(llama: Loaded) -> None:

@@ -23,13 +23,13 @@ window.dash_clientside = window.dash_clientside || {};
     },
     "live-flame": {
       point: (found, graph) => {
-        const lines = found && graph.layout.meta[found.box].slice(1);
+        const lines = found && graph.layout.meta.nodes[found.box].slice(1);
         const said = lines && lines.map((line, i) => div(line, i ? {} : { fontWeight: 600 }));
         const tip = lines && { ...div(said, TIP) };
         if (tip) tip.props.className = "od-tooltip";
         setProps("live-tooltip", lines ? { show: true, bbox: found.bbox, children: tip } : { show: false });
       },
-      pick: (found, graph) => setProps("live-picked", { data: { path: graph.layout.meta[found.box][0], at: Date.now() } }),
+      pick: (found, graph) => setProps("live-picked", { data: { path: graph.layout.meta.nodes[found.box][0], at: Date.now() } }),
     },
   };
 

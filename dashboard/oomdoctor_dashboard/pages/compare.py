@@ -30,6 +30,7 @@ from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
+from oomdoctor_dashboard.tables import RIGHT, THEME, by_number
 from oomdoctor_dashboard.view import View, changed, elsewhere, only_what_changes, options_of, with_options
 
 ID, TITLE = "compare", "Compare"
@@ -57,19 +58,12 @@ _HELP = (
     " at other lines.",
     "oomdoctor compare A B says the same in a terminal.",
 )
-_RIGHT = {"type": "rightAligned"}
-
-
-def _by(field: str) -> dict[str, Any]:
-    return {"comparator": {"function": f"oomdoctorByField('{field}')"}, **_RIGHT}
-
-
 _COLUMNS = [
     {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 240, "tooltipField": "stack"},
-    {"field": "a_text", "headerName": "A", "width": 105, **_by("a")},
-    {"field": "b_text", "headerName": "B", "width": 105, **_by("b")},
-    {"field": "difference_text", "headerName": "Difference", "width": 120, **_by("difference")},
-    {"field": "blocks", "headerName": "Blocks A → B", "width": 120, **_RIGHT},
+    {"field": "a_text", "headerName": "A", "width": 105, **by_number("a")},
+    {"field": "b_text", "headerName": "B", "width": 105, **by_number("b")},
+    {"field": "difference_text", "headerName": "Difference", "width": 120, **by_number("difference")},
+    {"field": "blocks", "headerName": "Blocks A → B", "width": 120, **RIGHT},
     {"field": "change", "headerName": "Change", "width": 90},
 ]
 
@@ -180,7 +174,7 @@ def _places() -> Any:
                 rowData=[],
                 defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
                 dashGridOptions={
-                    "theme": {"function": "themeQuartz.withParams({fontSize: 12, spacing: 5})"},
+                    "theme": THEME,
                     "rowHeight": 27,
                     "headerHeight": 32,
                     "suppressCellFocus": True,

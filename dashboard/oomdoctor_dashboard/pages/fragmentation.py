@@ -27,6 +27,7 @@ from oomdoctor_dashboard.live_data import basis_of, pool_name, stream_name
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.settings_of_page import settings_store, settle_in_browser
+from oomdoctor_dashboard.tables import THEME, by_number
 from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of
 
 ID, TITLE = "fragmentation", "Fragmentation"
@@ -216,9 +217,8 @@ def _columns(
                 "field": f"{name}_text",
                 "headerName": head,
                 "headerTooltip": text,
-                "type": "rightAligned",
                 "width": 170 if name == "age" else 98,
-                "comparator": {"function": f"oomdoctorByField('{name}')"},
+                **by_number(name),
             }
             for name, head, text in described
         ),
@@ -234,7 +234,7 @@ def _grid(name: str, columns: list[dict[str, Any]], *, scrolls: bool = False) ->
         getRowId="params.data.id",  # rows of another moment are written into those that are there
         defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
         dashGridOptions={
-            "theme": {"function": "themeQuartz.withParams({fontSize: 12, spacing: 5})"},
+            "theme": THEME,
             "rowHeight": _GRID_ROW,
             "headerHeight": _GRID_HEADER - 4,
             "domLayout": "normal" if scrolls else "autoHeight",

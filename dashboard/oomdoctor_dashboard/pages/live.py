@@ -28,6 +28,7 @@ from oomdoctor_dashboard.live_filter import Wanted, wanted_of
 from oomdoctor_dashboard.live_flame import flame_of
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.settings_of_page import id_of, settings_store, settle_in_browser
+from oomdoctor_dashboard.tables import MONO, RIGHT, THEME
 from oomdoctor_dashboard.view import View, changed, only_what_changes, options_of
 
 ID, TITLE = "live", "What is live"
@@ -69,26 +70,25 @@ trace": allocated before recording began. Such blocks count as older than any ag
 allocator added to the request.
 """
 
-_RIGHT = {"type": "rightAligned"}
 _BLOCK_COLUMNS = [
     {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 200, "tooltipField": "place"},
-    {"field": "block_size", "headerName": "Size", "width": 88, **_RIGHT},
-    {"field": "requested_size", "headerName": "Requested", "width": 90, **_RIGHT},
-    {"field": "rounding", "headerName": "Rounding", "width": 86, **_RIGHT},
-    {"field": "age", "headerName": "Age", "width": 140, **_RIGHT},
-    {"field": "alloc_event", "headerName": "Alloc event", "width": 92, **_RIGHT},
+    {"field": "block_size", "headerName": "Size", "width": 88, **RIGHT},
+    {"field": "requested_size", "headerName": "Requested", "width": 90, **RIGHT},
+    {"field": "rounding", "headerName": "Rounding", "width": 86, **RIGHT},
+    {"field": "age", "headerName": "Age", "width": 140, **RIGHT},
+    {"field": "alloc_event", "headerName": "Alloc event", "width": 92, **RIGHT},
     {"field": "state", "headerName": "State", "width": 78},
     {"field": "pool", "headerName": "Pool", "width": 62},
     {"field": "stream", "headerName": "Stream", "width": 68},
-    {"field": "address", "headerName": "Address", "width": 132, "cellClass": "od-mono"},
+    {"field": "address", "headerName": "Address", "width": 132, **MONO},
 ]
 _PLACE_COLUMNS = [
     {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 260, "tooltipField": "place"},
-    {"field": "blocks", "headerName": "Blocks", "width": 90, **_RIGHT},
-    {"field": "block_size", "headerName": "Bytes", "width": 110, **_RIGHT},
-    {"field": "share", "headerName": "Share of all live", "width": 130, **_RIGHT},
-    {"field": "rounding", "headerName": "Rounding", "width": 110, **_RIGHT},
-    {"field": "age", "headerName": "Oldest", "width": 170, **_RIGHT},
+    {"field": "blocks", "headerName": "Blocks", "width": 90, **RIGHT},
+    {"field": "block_size", "headerName": "Bytes", "width": 110, **RIGHT},
+    {"field": "share", "headerName": "Share of all live", "width": 130, **RIGHT},
+    {"field": "rounding", "headerName": "Rounding", "width": 110, **RIGHT},
+    {"field": "age", "headerName": "Oldest", "width": 170, **RIGHT},
 ]
 
 
@@ -192,7 +192,7 @@ def _table() -> Any:
         defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
         getRowId="params.data.id",
         dashGridOptions={
-            "theme": {"function": "themeQuartz.withParams({fontSize: 12, spacing: 5})"},
+            "theme": THEME,
             "rowHeight": 27,
             "headerHeight": 32,
             "cacheBlockSize": _PAGE,

@@ -20,6 +20,7 @@ from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.pages.whatif import searched
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, first_oom, rows_of, story_of
+from oomdoctor_dashboard.tables import THEME, by_number
 from oomdoctor_dashboard.told import Told, button, element, line, sent
 from oomdoctor_dashboard.view import changed, elsewhere, only_what_changes
 
@@ -36,8 +37,7 @@ _COLUMNS = [
             "field": f"{name}_text",
             "headerName": {"requested": "Asked for", "total": "Capacity"}.get(name, name.capitalize()),
             "width": 120,
-            "type": "rightAligned",
-            "comparator": {"function": f"oomdoctorByField('{name}')"},
+            **by_number(name),
         }
         for name in _SIZES
     ),
@@ -66,6 +66,7 @@ def layout() -> Any:
                 columnDefs=_plain(_COLUMNS),
                 rowData=[],
                 dashGridOptions={
+                    "theme": THEME,
                     "domLayout": "autoHeight",
                     "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
                     "suppressCellFocus": True,

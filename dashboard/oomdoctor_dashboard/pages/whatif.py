@@ -22,6 +22,7 @@ from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
+from oomdoctor_dashboard.tables import RIGHT, THEME
 from oomdoctor_dashboard.view import changed, only_what_changes, options_of, with_options
 from oomdoctor_dashboard.whatif_form import EXPANDABLE, KEYS, RELEASES, ROUNDUP, Wanted
 
@@ -47,11 +48,11 @@ _COLUMNS = [
     {"field": "setting", "headerName": "Setting", "flex": 1, "minWidth": 230, "tooltipField": "setting"},
     {"field": "survives", "headerName": "Survives", "width": 126},
     {"field": "everywhere", "headerName": "All survive", "width": 104},
-    {"field": "reserved", "headerName": "Reserved", "width": 116, "type": "rightAligned",
+    {"field": "reserved", "headerName": "Reserved", "width": 116, **RIGHT,
      "valueFormatter": {"function": "params.data.reserved_text"},
      "headerTooltip": "The most that is reserved"},
-    {"field": "retries", "headerName": "Retries", "width": 80, "type": "rightAligned"},
-    {"field": "needs", "headerName": "Needs", "width": 116, "type": "rightAligned",
+    {"field": "retries", "headerName": "Retries", "width": 80, **RIGHT},
+    {"field": "needs", "headerName": "Needs", "width": 116, **RIGHT,
      "valueFormatter": {"function": "params.data.needs_text"},
      "headerTooltip": "The least memory for PyTorch that these requests survive with"},
     {"field": "basis", "headerName": "Basis", "width": 90},
@@ -268,6 +269,7 @@ def _advice() -> Any:
                                         getRowId="params.data.id",
                                         defaultColDef={"sortable": True, "resizable": True},
                                         dashGridOptions={
+                                            "theme": THEME,
                                             "suppressCellFocus": True,
                                             "rowHeight": 30,
                                             "headerHeight": 34,
