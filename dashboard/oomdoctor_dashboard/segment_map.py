@@ -2,7 +2,7 @@
 
 Every row is equally many bytes wide. A segment longer than a row goes on in the next ones; several short ones
 share a row, in the order of their addresses, with a gap between them that means nothing. What lies below a
-pixel is joined per state, so that the bytes of each state stay what they are.
+pixel is joined per state, so that the bytes of each state stay what they are; who looks nearer sees it apart.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ALLOCATED, PENDING, HOLE, FREE = range(4)
 
 # So many rows fill a laptop's screen twice.
 MOST_ROWS = 60
-# More boxes than these take a browser longer than a person waits while stepping.
-MOST_BOXES = 1200
+# So many go over the wire at each step; who zooms is sent twice as many.
+MOST_BOXES = 3000
 # A row on the screen; what is less than one of these wide cannot be seen.
 PIXELS = 1200
 # Between segments that share a row, in rows.
@@ -229,6 +229,7 @@ def segment_map(
     *,
     kind: Optional[NDArray[np.int64]] = None,
     row_bytes: Optional[int] = None,
+    seen: Optional[tuple[int, int]] = None,
     most_boxes: int = MOST_BOXES,
 ) -> SegmentMap:
     """Lay a moment out.
@@ -238,6 +239,8 @@ def segment_map(
         kind: int64[m], what live blocks are told apart by beside their state, from 0.
         row_bytes: of each line; as many as fit by default. A longer row is taken where it needs more than
             twice :data:`MOST_ROWS` lines.
+        seen: the stretch of the lines that is looked at, if not all: it is drawn finer. It is about lines as
+            long as ``row_bytes`` says.
         most_boxes: more are joined, beyond what is below a pixel.
     """
     only = only or Filter()
@@ -259,7 +262,8 @@ def segment_map(
     state = state_of(layout)[block]
     kinds = np.zeros(len(block), np.int64) if kind is None else np.where(state <= PENDING, kind[block], 0)
     pieces = _cut(first_line[home], left[home], within, layout.blocks["size"][block], wrap)
-    boxes = _boxes(pieces, line_bytes(width), home, state, kinds, block, most_boxes)
+    seen = seen if width == row_bytes else None
+    boxes = _boxes(pieces, line_bytes(width), home, state, kinds, block, most_boxes, seen)
     names = {0: "large pool", 1: "small pool"}
     recording = moment.history.recording
     return SegmentMap(
@@ -317,18 +321,33 @@ def _boxes(
     kind: NDArray[np.int64],
     block: NDArray[np.int64],
     most: int,
+    seen: Optional[tuple[int, int]],
 ) -> dict[str, NDArray[Any]]:
     """What is too short to see joined; columns of a :class:`SegmentMap`."""
     of, line, left, length = pieces.of, pieces.line, pieces.left, pieces.length
     # The state and what it is coloured by as one number.
     look = kind[of] * len(STATES) + state[of]
-    shortest = max(width // PIXELS, 1)
-    while True:
-        short = length < shortest
-        joined = _joined(line[short], left[short], length[short], segment[of][short], look[short], shortest)
-        if int((~short).sum()) + len(joined[0]) <= most or shortest >= width:
-            break
+    # Where it lies: 0 before what is looked at, 1 there, 2 behind; and what is too short there.
+    part = np.zeros(len(of), np.int64)
+    shortest = np.full(3, max(width // PIXELS, 1))
+
+    def tried() -> tuple[NDArray[np.bool_], tuple[NDArray[np.int64], ...]]:
+        cell = shortest[part]
+        short = length < cell
+        columns = (column[short] for column in (line, left, length, segment[of], look, part, cell))
+        return short, _joined(*columns)
+
+    short, joined = tried()
+    while int((~short).sum()) + len(joined[0]) > most and shortest[0] < width:
         shortest *= 2
+        short, joined = tried()
+    if seen is not None:
+        part = 1 + (left >= seen[1]).astype(np.int64) - (left + length <= seen[0])
+        shortest[1] = max((seen[1] - seen[0]) // PIXELS, 1)
+        short, joined = tried()
+        while int((~short).sum()) + len(joined[0]) > 2 * most and shortest[1] < shortest[0]:
+            shortest[1] *= 2
+            short, joined = tried()
     at = np.flatnonzero(short)[joined[4]]
     long = np.flatnonzero(~short)
     looks = np.concatenate([look[long], joined[3]])
@@ -349,7 +368,8 @@ def _joined(
     length: NDArray[np.int64],
     segment: NDArray[np.int64],
     look: NDArray[np.int64],
-    cell: int,
+    part: NDArray[np.int64],
+    cell: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], ...]:
     """Short pieces that begin in the same cell of a line, joined by look, side by side.
 
@@ -362,7 +382,7 @@ def _joined(
         empty = np.empty(0, np.int64)
         return (empty,) * 6
     new = np.ones(len(line), np.bool_)
-    for column in (line, segment, left // cell):
+    for column in (line, segment, part, left // cell):
         new[1:] &= column[1:] == column[:-1]
     new[0] = False
     run = np.cumsum(~new) - 1

@@ -12,7 +12,7 @@ RIGHT: dict[str, Any] = {
     "headerClass": "ag-right-aligned-header",
     "cellStyle": {"textAlign": "right", "fontVariantNumeric": "tabular-nums"},
 }
-MONO: dict[str, Any] = {"cellStyle": {"fontFamily": 'ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace'}}
+MONO: dict[str, Any] = {"cellStyle": {"fontFamily": "var(--od-mono)"}}
 
 
 def by_number(field: str) -> dict[str, Any]:

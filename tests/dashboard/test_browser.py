@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+from oomdoctor_dashboard.figures import theme as colours
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.view import changed, elsewhere
 
@@ -321,9 +323,10 @@ def test_another_device_is_looked_at_without_the_addresses_of_the_one_before(
 _LARGEST_HOLE = """() => {
   const graph = document.querySelector('#segments-graph .js-plotly-plot');
   const {fillcolor} = graph._fullData.find(one => String(one.name).startsWith('hole'));
-  const {path} = graph.layout.shapes.find(one => one.layer === 'below' && one.line.color === fillcolor);
-  const boxes = [...path.matchAll(/M(\\d+),(\\d+)H(\\d+)/g)].map(one => one.slice(1).map(Number));
-  const [left, line, right] = boxes.reduce((best, one) => one[2] - one[0] > best[2] - best[0] ? one : best);
+  const {line: lines, low, high, look, looks} = graph.layout.meta.paint;
+  const holes = lines.map((_, i) => i).filter(i => looks[look[i]][0] === fillcolor);
+  const largest = holes.reduce((best, i) => high[i] - low[i] > high[best] - low[best] ? i : best);
+  const [left, line, right] = [low[largest], lines[largest], high[largest]];
   const {xaxis, yaxis} = graph._fullLayout;
   graph.scrollIntoView({block: 'center'});
   const frame = graph.getBoundingClientRect();
@@ -531,7 +534,7 @@ def test_a_stream_that_is_not_there(tab: Tab) -> None:
 def test_a_hole_tells_what_pins_it(tab: Tab, library: Library) -> None:
     tab.open("?tab=segments")
     tab.drawn()
-    tab.page.wait_for_selector("#segments-graph .shapelayer path", timeout=60_000)
+    tab.page.wait_for_selector("#segments-graph canvas", timeout=60_000)
     tab.page.wait_for_function(
         "document.querySelector('#segments-graph .js-plotly-plot')._fullData?.length > 0"
     )
@@ -722,13 +725,13 @@ def test_what_is_told_is_text_and_never_markup(tab: Tab) -> None:
 _BOX = """label => {
   const graph = document.querySelector('#live-flame .js-plotly-plot');
   const box = graph.layout.meta.nodes.findIndex(one => one[1].startsWith(label));
-  const known = graph._fullData.find(one => one.name === 'boxes');
+  const {line, low, high} = graph.layout.meta.paint;
   const {xaxis, yaxis} = graph._fullLayout;
   graph.scrollIntoView({block: 'center'});
   const frame = graph.getBoundingClientRect();
   return [
-    frame.left + xaxis._offset + xaxis.l2p((known.x[2 * box] + known.x[2 * box + 1]) / 2),
-    frame.top + yaxis._offset + yaxis.l2p(known.y[2 * box]),
+    frame.left + xaxis._offset + xaxis.l2p((low[box] + high[box]) / 2),
+    frame.top + yaxis._offset + yaxis.l2p(line[box]),
   ];
 }"""
 
@@ -736,7 +739,7 @@ _BOX = """label => {
 def test_a_click_in_the_flame_graph_zooms_and_stays_while_one_steps(tab: Tab) -> None:
     tab.open("?tab=live&event=5000")
     tab.drawn()
-    tab.page.wait_for_selector("#live-flame .shapelayer path", state="attached", timeout=60_000)
+    tab.page.wait_for_selector("#live-flame canvas", timeout=60_000)
     tab.rest()
     tab.page.mouse.move(*tab.page.evaluate(_BOX, "build_model"))
     tab.page.wait_for_function(
@@ -760,6 +763,75 @@ def test_a_click_in_the_flame_graph_zooms_and_stays_while_one_steps(tab: Tab) ->
     tab.page.wait_for_function("!location.search.includes('zoom')", timeout=60_000)
     tab.rest()
     assert tab.page.evaluate(widest) > near
+
+
+# The colour on the canvas at a place on the screen.
+_PAINTED = """([id, x, y]) => {
+  const canvas = document.querySelector(`#${id} canvas`);
+  const frame = canvas.getBoundingClientRect();
+  const scale = canvas.width / frame.width;
+  const [r, g, b] = canvas.getContext("2d").getImageData((x - frame.left) * scale, (y - frame.top) * scale, 1, 1).data;
+  return "#" + [r, g, b].map(one => one.toString(16).padStart(2, "0")).join("");
+}"""
+# How many pixels of a picture have a colour.
+_PIXELS_OF = """async ([picture, wanted]) => {
+  const bytes = Uint8Array.from(atob(picture), one => one.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes], {type: "image/png"}));
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  const [r, g, b] = [1, 3, 5].map(at => parseInt(wanted.slice(at, at + 2), 16));
+  let count = 0;
+  for (let i = 0; i < data.length; i += 4) if (data[i] === r && data[i + 1] === g && data[i + 2] === b) count++;
+  return [count, bitmap.width, bitmap.height];
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_boxes_are_painted_and_in_the_picture_to_keep(tab: Tab, theme: str) -> None:
+    cases = (
+        ("segments", "segments-graph", lambda: tab.page.evaluate(_LARGEST_HOLE), colours.HOLE),
+        ("live", "live-flame", lambda: tab.page.evaluate(_BOX, "all that is shown"), colours.RESERVED),
+    )
+    for name, graph, place, colour in cases:
+        tab.open(f"?tab={name}&event=5000&theme={theme}")
+        tab.drawn()
+        tab.page.wait_for_selector(f"#{graph} canvas", timeout=WAIT_MS)
+        tab.rest()
+        x, y = place()
+        assert tab.page.evaluate(_PAINTED, [graph, x, y]) == colour
+        tab.page.mouse.move(x, y)
+        with tab.page.expect_download() as download:
+            tab.page.locator(f"#{graph} .modebar-btn[data-title*=PNG]").click()
+        assert download.value.suggested_filename == f"oomdoctor-{name}.png"
+        picture = base64.b64encode(Path(download.value.path()).read_bytes()).decode()
+        for wanted in (colour, colours.paper(theme)):
+            count, width, height = tab.page.evaluate(_PIXELS_OF, [picture, wanted])
+            assert count > width * height / 500, (wanted, count, width, height)
+
+
+# Rules of which any element could be the subject.
+_OF_ANY = """() => {
+  const found = [];
+  const look = (rules) => {
+    for (const rule of rules) {
+      if (/^\\*?:has\\(/.test(rule.selectorText || "")) found.push(rule.selectorText);
+      if (rule.cssRules) look(rule.cssRules);
+    }
+  };
+  for (const sheet of document.styleSheets) look(sheet.cssRules);
+  return found;
+}"""
+
+
+def test_no_rule_makes_the_browser_look_at_the_whole_page(tab: Tab) -> None:
+    tab.open()
+    tab.drawn()
+    for name in TABS:
+        tab.tab(name)
+    assert tab.page.locator("[class*=ag-theme-params]").count() >= 5, "tables have a theme"
+    assert tab.page.locator("style[data-ag-css^=ag-theme-params]").count() == 1, "and all the same"
+    assert tab.page.evaluate(_OF_ANY) == []
 
 
 def test_what_if_says_what_replay_says(tab: Tab) -> None:

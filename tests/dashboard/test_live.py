@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from oomdoctor_dashboard.figures import theme as colours
+from oomdoctor_dashboard.figures.boxes import blended
 from oomdoctor_dashboard.figures.live import boxes, flame
 from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import (
@@ -39,7 +41,7 @@ from oomdoctor.units import KIB, MIB, format_bytes
 from tests.allocator.recorded_by_heap import recorded
 from tests.snapshot.building import LIBRARY, TORCH, USER, event, frame, hole, live, pending, segment, snapshot
 
-from .test_segments import lines_of, words
+from .test_segments import words
 
 RUN = Path(__file__).parents[2] / "traces" / "llama-4-layers-two-gpus"
 EVENTS = (0, 1, 100, 3333, 7819, 7820)
@@ -475,29 +477,32 @@ def test_what_is_too_small_is_seen_nearer(llama: Loaded) -> None:
 def test_the_boxes(llama: Loaded, theme: str) -> None:
     found = live_of(llama, None)
     tree = flame_of(found)
-    figure = go.Figure(boxes(tree, found.total_bytes, 1400, theme=theme))
-    (here,) = figure.data
-    nodes, labels = (figure.layout.meta[key] for key in ("nodes", "labels"))
-    assert here.name == "boxes", "the browser looks for it"
+    drawn = boxes(tree, found.total_bytes, theme=theme)
+    nodes, paint = drawn["layout"]["meta"]["nodes"], drawn["layout"]["meta"]["paint"]
     assert [row[0] for row in nodes] == tree.paths
     assert "100.0% of all that is live" in nodes[0][-1]
-    low, high = np.asarray(here.x, np.float64).reshape(-1, 2).T
-    assert high - low == pytest.approx(tree.bytes, abs=found.total_bytes / 100_000)
-    boxes_ = [box for shape in figure.layout.shapes for box in lines_of(shape.path)]
-    assert len(boxes_) == len(tree.ids)
-    assert {row for row, _, _ in boxes_} == set(range(tree.depth))
-    assert sum(right - left for row, left, right in boxes_ if row == 0) == pytest.approx(
-        found.bytes, rel=1 / 1000
-    )
-    assert labels[0][:4] == [0, 0, "all that is shown", format_bytes(found.bytes)]
-    narrow = go.Figure(boxes(tree, found.total_bytes, 300, theme=theme)).layout.meta["labels"]
-    assert 0 < len(narrow) < len(labels)
-    assert all(label in labels or not label[3] for label in narrow), "what is cut says no size"
-    assert len(figure.to_json()) < 100_000
+    line, low, high = (np.array(paint[key]) for key in ("line", "low", "high"))
+    assert (high - low).tolist() == tree.bytes
+    assert set(line.tolist()) == set(range(tree.depth))
+    assert list(drawn["layout"]["xaxis"]["range"]) == [0, int(high[0])] == [0, found.bytes]
+    assert paint["texts"] == [list(one) for one in zip(tree.labels, map(format_bytes, tree.bytes))]
+    assert {len(paint[key]) for key in ("line", "low", "high", "look", "texts")} == {len(tree.ids)}
+    assert max(paint["look"]) < len(paint["looks"])
+    same_file = [look for look, file in zip(paint["look"], tree.files) if file == tree.files[1]]
+    assert len(set(same_file)) == 1, "one file, one colour"
+    assert len(go.Figure(drawn).to_json()) < 100_000
     deep = max(tree.paths, key=lambda path: path.count("."))
-    near = go.Figure(boxes(flame_of(found, zoom=deep), found.total_bytes, 1400, theme=theme))
-    assert near.layout.shapes[-1].name == "veil", "what leads there stands back"
-    assert near.layout.shapes[-1].opacity < 1
+    zoomed = flame_of(found, zoom=deep)
+    near = boxes(zoomed, found.total_bytes, theme=theme)["layout"]["meta"]["paint"]
+    fill, ink = near["looks"][near["look"][0]]
+    assert (zoomed.above > 0, ink) == (True, colours.ink(theme))
+    assert fill != paint["looks"][paint["look"][0]][0], "what leads there stands back"
+
+
+def test_a_veil() -> None:
+    assert blended("#000000", "#ffffff", 0.0) == "#000000"
+    assert blended("#000000", "#ffffff", 1.0) == "#ffffff"
+    assert blended("#204060", "#ffffff", 0.5) == "#90a0b0"
 
 
 def test_what_a_snapshot_names_is_text_and_never_markup(tmp_path: Path) -> None:
@@ -506,10 +511,10 @@ def test_what_a_snapshot_names_is_text_and_never_markup(tmp_path: Path) -> None:
     (trace,) = go.Figure(flame(flame_of(found), found.total_bytes)).data
     assert "&lt;b&gt;x&lt;/b&gt;" in trace.labels[1]
     assert "<a" not in trace.labels[1] + trace.customdata[1][0]
-    figure = go.Figure(boxes(flame_of(found), found.total_bytes, 1400))
     # Of these the browser makes text.
-    assert figure.layout.meta["labels"][1][2].startswith("<b>x</b>")
-    assert figure.layout.meta["nodes"][1][1].startswith("<b>x</b>")
+    meta = boxes(flame_of(found), found.total_bytes)["layout"]["meta"]
+    assert meta["paint"]["texts"][1][0].startswith("<b>x</b>")
+    assert meta["nodes"][1][1].startswith("<b>x</b>")
 
 
 def test_what_is_said_of_a_row(llama: Loaded) -> None:

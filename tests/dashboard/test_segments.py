@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from oomdoctor_dashboard.segment_map import (
     MOST_ROWS,
     PENDING,
     PIXELS,
+    STATES,
     Filter,
     SegmentMap,
     bounds,
@@ -132,11 +132,14 @@ def test_boxes_sum_to_the_state_of_inspect(loaded: Loaded, event: Any) -> None:
     most=st.sampled_from([1, 5, 40, 4000]),
     row=st.sampled_from([None, 3 * MIB, 32 * MIB]),
     at=st.floats(0, 1),
+    seen=st.sampled_from([None, (0, MIB), (MIB + 512, MIB + 90_000), (2 * MIB, 40 * MIB)]),
 )
-def test_nothing_is_lost_or_drawn_twice(program: Any, conf: str, most: int, row: Any, at: float) -> None:
+def test_nothing_is_lost_or_drawn_twice(
+    program: Any, conf: str, most: int, row: Any, at: float, seen: Any
+) -> None:
     replayed = history(program, conf, None)
     moment = moment_of(replayed, int(at * len(replayed.recording)))
-    drawn = segment_map(moment, row_bytes=row, most_boxes=most)
+    drawn = segment_map(moment, row_bytes=row, most_boxes=most, seen=seen)
     assert bytes_by_state(drawn) == figures_of(moment)
     check_geometry(drawn)
     # Whatever is joined: as many pieces as the same map has without joining.
@@ -163,6 +166,25 @@ def test_what_is_below_a_pixel_is_one_box_for_each_state() -> None:
     )
     assert sorted(close.count.tolist()) == [1] * len(close)
     assert close.row_bytes <= 512 * PIXELS
+
+
+def test_what_is_looked_at_nearer_comes_apart() -> None:
+    small = [make(512) for _ in range(400) for make in (live, hole)]
+    moment = of(snapshot(segment(BASE, *small, live(20 * MIB - 800 * 512))))
+    low, high = 100 * 512, 300 * 512
+    drawn = segment_map(moment, row_bytes=24 * MIB, seen=(low, high))
+    inside = (drawn.start >= low) & (drawn.start + drawn.bytes <= high)
+    assert drawn.count[inside].tolist() == [1] * 200
+    assert int(drawn.count[~inside].max()) > 10, "elsewhere they are joined"
+    assert bytes_by_state(drawn) == figures_of(moment)
+    check_geometry(drawn)
+    elsewhere = segment_map(moment, row_bytes=12 * MIB, seen=(low, high))
+    assert len(elsewhere) > 200
+    fewer = segment_map(moment, row_bytes=24 * MIB, seen=(low, high), most_boxes=40)
+    assert len(fewer) <= 80
+    check_geometry(fewer)
+    other = segment_map(moment, seen=(low, high))
+    assert int(other.count.max()) > 10, "where lines are as long as they come, nobody knows what is seen"
 
 
 def test_more_boxes_than_a_browser_takes_are_joined_more() -> None:
@@ -342,23 +364,22 @@ def test_figure(loaded: Loaded, theme: str) -> None:
     hole_row = int(np.flatnonzero(moment.layout.in_hole)[0])
     where = int(moment.layout.blocks["ptr"][hole_row]), int(moment.layout.blocks["size"][hole_row])
     figure = go.Figure(segment_figure(drawn, theme, selected=where, touched=(1, 5)))
-    *looks, here = figure.data
-    assert here.name == "boxes", "the browser looks for it"
-    low, high = np.asarray(here.x, np.float64).reshape(-1, 2).T
-    assert high - low == pytest.approx(drawn.bytes, abs=drawn.row_bytes / 100_000)
-    assert np.asarray(here.y).reshape(-1, 2).tolist() == [[line, line] for line in drawn.line.tolist()]
-    assert int(drawn.bytes.sum()) == moment.fragmentation.device.reserved_bytes
-    *areas, outer, chosen = figure.layout.shapes
-    assert (outer.name, chosen.name) == ("segment", "selected")
-    assert [shape.line.color for shape in areas] == [look.fillcolor for look in looks if look.showlegend]
-    boxes = sorted(box for shape in areas for box in lines_of(shape.path))
-    pixel = drawn.line_bytes / 900
-    for (line, left, right), at in zip(boxes, np.lexsort((drawn.start, drawn.line)).tolist()):
-        size = int(drawn.bytes[at])
-        assert (line, left) == (drawn.line[at], drawn.start[at])
-        assert right - left == pytest.approx(size - pixel if size > 4 * pixel else size, abs=1)
-    assert len(boxes) == len(drawn)
-    assert areas[0].line.width * drawn.lines < figure.layout.height
+    looks = figure.data
+    paint = figure.layout.meta["paint"]
+    line, low, high = (np.array(paint[key]) for key in ("line", "low", "high"))
+    assert line.tolist() == drawn.line.tolist()
+    assert low.tolist() == drawn.start.tolist()
+    assert (high - low).tolist() == drawn.bytes.tolist()
+    assert int((high - low).sum()) == moment.fragmentation.device.reserved_bytes
+    assert [shape.name for shape in figure.layout.shapes] == ["selected"]
+    fills = [paint["looks"][look][0] for look in paint["look"]]
+    for state, name in enumerate(STATES):
+        mine = {fill for fill, one in zip(fills, drawn.state.tolist()) if one == state}
+        assert mine == {
+            look.fillcolor for look in looks if look.showlegend and look.name.startswith(name + " ")
+        }
+    widths = [right - left for _, left, right in paint["outlines"]]
+    assert sum(widths) == moment.fragmentation.device.reserved_bytes
     assert format_bytes(moment.fragmentation.device.hole_bytes) in looks[2].name
     assert figure.layout.height == height_of(drawn.lines)
     assert len(figure.to_json()) < 200_000
@@ -369,14 +390,6 @@ def test_figure(loaded: Loaded, theme: str) -> None:
     assert sorted(i for trace in told.data for i in trace.meta) == list(range(len(drawn)))
     assert told.data[0].hovertext[0] == f"box {told.data[0].meta[0]}"
     assert [shape.name for shape in told.layout.shapes] == ["border", "segment"]
-    assert told.layout.shapes[1] == outer
-
-
-def lines_of(path: str) -> list[tuple[int, int, int]]:
-    """Row, left and right end of each line of a path."""
-    found = re.findall(r"M(\d+),(\d+)H(\d+)", path)
-    assert "".join(f"M{left},{row}H{right}" for left, row, right in found) == path
-    return [(int(row), int(left), int(right)) for left, row, right in found]
 
 
 def test_what_is_zoomed_to_has_ticks_of_its_own(loaded: Loaded) -> None:
@@ -394,7 +407,7 @@ def test_what_is_zoomed_to_has_ticks_of_its_own(loaded: Loaded) -> None:
 def test_dark_and_light_differ(loaded: Loaded) -> None:
     drawn = segment_map(loaded.moment(7800))
     light, dark = (go.Figure(segment_figure(drawn, theme)) for theme in ("light", "dark"))
-    assert light.layout.paper_bgcolor != dark.layout.paper_bgcolor
+    assert light.layout.meta["paint"]["paper"] != dark.layout.meta["paint"]["paper"]
     assert light.data[3].fillcolor != dark.data[3].fillcolor
 
 
@@ -472,7 +485,7 @@ def test_what_is_seen_of_the_lines(loaded: Loaded) -> None:
     def seen(zoom: str) -> list[float]:
         key = page.key_of(with_options(view, "segments", zoom=zoom), loaded)
         found = page.map_of(loaded, key)
-        assert found is drawn, "nothing else is laid out"
+        assert (found.lines, found.row_bytes) == (drawn.lines, drawn.row_bytes), "nothing lies elsewhere"
         return list(page.figure_of(loaded, found, key)["layout"]["xaxis"]["range"])
 
     whole = seen("")

@@ -1,4 +1,4 @@
-/* Graphs of many boxes that are one path (figures/boxes.py): which box the pointer is on, and which is clicked. */
+/* Graphs whose boxes are painted (paint.js): which box the pointer is on, and which is clicked. */
 window.dash_clientside = window.dash_clientside || {};
 (function () {
   "use strict";
@@ -33,9 +33,6 @@ window.dash_clientside = window.dash_clientside || {};
     },
   };
 
-  // Of figures/boxes.py: the trace that knows boxes, and of a line's height what is no gap.
-  const KNOWN = "boxes";
-  const TALL = 0.9;
   // A box may be narrower than a pixel.
   const SLACK_PX = 3;
   // A pointer that moved further was dragging.
@@ -44,7 +41,8 @@ window.dash_clientside = window.dash_clientside || {};
   /* The number of the box at a place on the screen, and where its line is; null where there is none. */
   function boxAt(graph, clientX, clientY) {
     const { xaxis, yaxis } = graph._fullLayout || {};
-    if (!xaxis || !yaxis || !graph._fullData) return null;
+    const boxes = graph.layout && graph.layout.meta && graph.layout.meta.paint;
+    if (!xaxis || !yaxis || !boxes) return null;
     const frame = graph.getBoundingClientRect();
     const left = clientX - frame.left - xaxis._offset;
     const top = clientY - frame.top - yaxis._offset;
@@ -52,21 +50,20 @@ window.dash_clientside = window.dash_clientside || {};
     const x = xaxis.p2l(left);
     const y = yaxis.p2l(top);
     const line = Math.round(y);
-    if (Math.abs(y - line) > TALL / 2) return null;
+    if (Math.abs(y - line) > boxes.tall / 2) return null;
     let nearest = xaxis.p2l(left + SLACK_PX) - x;
     let found = null;
-    const known = graph._fullData.find((trace) => trace.name === KNOWN);
-    for (let at = 0; known && at < known.x.length; at += 2) {
-      if (known.y[at] !== line) continue;
-      const away = Math.max(known.x[at] - x, x - known.x[at + 1], 0);
+    boxes.line.forEach((where, i) => {
+      if (where !== line) return;
+      const away = Math.max(boxes.low[i] - x, x - boxes.high[i], 0);
       if (away < nearest || (away === 0 && nearest === 0)) {
         nearest = away;
-        found = at / 2;
+        found = i;
       }
-    }
+    });
     if (found === null) return null;
     const scrolled = graph.closest(".dash-graph").parentElement.scrollTop;
-    const edge = (half) => yaxis._offset + yaxis.l2p(line + (half * TALL) / 2) - scrolled;
+    const edge = (half) => yaxis._offset + yaxis.l2p(line + (half * boxes.tall) / 2) - scrolled;
     const across = xaxis._offset + left;
     return { box: found, bbox: { x0: across, x1: across, y0: edge(-1), y1: edge(1) } };
   }
@@ -144,21 +141,5 @@ window.dash_clientside = window.dash_clientside || {};
     true
   );
 
-  /* Labels of the flame graph are cut to fit, so the server has to know how wide it is. */
-  let width = 0;
-  const sizes = new ResizeObserver((seen) => {
-    const now = Math.round(seen[0].contentRect.width);
-    if (now > 0 && Math.abs(now - width) > 40) {
-      width = now;
-      setProps("live-width", { data: now });
-    }
-  });
-  new MutationObserver(() => {
-    keepInside();
-    const flame = document.getElementById("live-flame");
-    if (flame && !flame.isWatched) {
-      flame.isWatched = true;
-      sizes.observe(flame);
-    }
-  }).observe(document, { subtree: true, childList: true, characterData: true });
+  new MutationObserver(keepInside).observe(document, { subtree: true, childList: true, characterData: true });
 })();

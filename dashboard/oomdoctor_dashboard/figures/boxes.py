@@ -1,58 +1,69 @@
-"""Many boxes as one path.
+"""Many boxes, which the browser paints (assets/paint.js) under what plotly draws: axes, legend, frames.
 
-A path for each box, as plotly draws bars and icicles, takes a browser several times as long. In return plotly
-cannot tell which box is pointed at: assets/boxes.js can.
+plotly makes an element for each bar or icicle, and reads each command of a path with regular expressions; to
+paint a thousand rectangles takes a browser a millisecond. In return plotly can neither tell which box is
+pointed at (assets/boxes.js can) nor put them into the picture that a person keeps (assets/paint.js does).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
-# A narrower box has no room for a border.
-_ROOMY_PX = 4
+from oomdoctor_dashboard.figures import theme as colours
+
+_THROUGH = "rgba(0,0,0,0)"
 
 
-def known(line: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]) -> dict[str, Any]:
-    """A trace that draws nothing: it tells assets/boxes.js of each box where it begins and ends (``x``), and
-    in which line (``y``, twice)."""
-    return {
-        "type": "scatter",
-        "mode": "none",
-        "x": np.stack([low, high], 1).ravel().astype(np.float32),
-        "y": np.repeat(line, 2).astype(np.float32),
-        "name": "boxes",
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+def seen_through(theme: str) -> dict[str, Any]:
+    """Of a layout: boxes are painted behind all else, which must not hide them."""
+    bar = {"bgcolor": _THROUGH, "color": colours.faint(theme), "activecolor": colours.ink(theme)}
+    return {"paper_bgcolor": _THROUGH, "plot_bgcolor": _THROUGH, "modebar": bar}
 
 
-def filled(
+def painted(
     line: NDArray[np.int64],
     low: NDArray[np.int64],
     high: NDArray[np.int64],
-    colour: str,
+    look: NDArray[np.int64],
+    looks: Sequence[tuple[str, str]],
     *,
-    high_px: float,
-    pixel: float,
+    tall: float,
+    theme: str,
+    texts: Optional[Sequence[tuple[str, str]]] = None,
+    outlines: Sequence[tuple[int, float, float]] = (),
 ) -> dict[str, Any]:
-    """A shape of boxes: the line that each lies in, and from where to where.
-
-    Each is one thick line: plotly looks at each command of a path, and a rectangle has five where a line has
-    two. A trace with an area for each would do as well, but of it plotly makes an element for each box, and
-    takes that away again, at each drawing.
+    """What goes as ``paint`` into the ``meta`` of a layout.
 
     Args:
-        high_px: pixels that a box is high.
-        pixel: how wide a pixel is, in units of the axis. A box with room for it ends one pixel earlier, so
-            that neighbours can be told apart.
+        line, low, high: int64[k], where each box lies, in numbers of the axes.
+        look: int64[k], index in ``looks``.
+        looks: colour of a box, and of what is written in it.
+        tall: how much of a line's height a box fills.
+        texts: what is written in each box, where it has room, and, where it has more, what goes on in bold.
+        outlines: line, low and high of rectangles a little taller than the boxes.
     """
-    end = np.where(high - low > _ROOMY_PX * pixel, high - pixel, high).astype(np.int64)
-    places = zip(line.tolist(), low.tolist(), end.tolist())
-    path = "".join(f"M{left},{row}H{right}" for row, left, right in places)
-    return {"type": "path", "path": path, "line": {"color": colour, "width": high_px}, "layer": "below"}
+    return {
+        "line": line.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "look": look.tolist(),
+        "looks": [list(one) for one in looks],
+        "tall": tall,
+        "texts": [list(one) for one in texts or ()],
+        "outlines": [[line, round(low), round(high)] for line, low, high in outlines],
+        "outline": colours.faint(theme),
+        "paper": colours.paper(theme),
+    }
+
+
+def blended(colour: str, other: str, share: float) -> str:
+    """A colour, "#rrggbb", under a veil of another."""
+    pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(one + (two - one) * share):02x}" for one, two in pairs)
 
 
 def ends(line: NDArray[np.int64], at: NDArray[np.int64], tall: float) -> str:

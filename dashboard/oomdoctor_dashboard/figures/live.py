@@ -10,15 +10,15 @@ import numpy as np
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
-from oomdoctor_dashboard.figures.boxes import filled, known
+from oomdoctor_dashboard.figures.boxes import blended, painted, seen_through
 from oomdoctor_dashboard.figures.drawing import Drawing, drawing
-from oomdoctor_dashboard.live_flame import Boxes, Flame, boxes_of
+from oomdoctor_dashboard.live_flame import Flame, boxes_of
 
 _LEVEL_PX = 23
 # Of a level's height, what a box fills.
 _TALL = 0.94
-# A letter's width at most, nearly; fewer letters say nothing.
-_LETTER_PX, _LEAST_LETTERS = 6.6, 4
+# How far what leads to a node that was zoomed to stands back.
+_VEIL = 0.45
 _LEAST_PX = 120
 # Above and below, pixels.
 _MARGIN = 4
@@ -59,61 +59,46 @@ def flame(tree: Flame, total_bytes: int, *, theme: str = "light") -> Drawing:
     return drawing([trace], _layout(theme, height))
 
 
-def boxes(tree: Flame, total_bytes: int, width: int, *, theme: str = "light") -> Drawing:
-    """The same as boxes that assets/boxes.js knows: plotly takes half a second to draw an icicle of so many
-    nodes, and some thirty milliseconds for this.
+def boxes(tree: Flame, total_bytes: int, *, theme: str = "light") -> Drawing:
+    """The same as boxes that the browser paints: plotly takes half a second to draw an icicle of so many
+    nodes with their labels.
 
-    ``meta`` of the layout has of each of the ``nodes`` its path and the lines to show of it, and the
-    ``labels`` that assets/labels.js writes: where (bytes, level), text, size or nothing, and colour.
-
-    Args:
-        width: pixels there are; labels are cut to fit.
+    ``meta`` of the layout has of each of the ``nodes`` its path and the lines to show of it, and how to
+    ``paint`` them.
     """
     laid = boxes_of(tree)
     whole = max(int(laid.high[tree.above]), 1) if tree.ids else 1
-    fills = [_colour(*node) for node in zip(tree.parents, tree.files)]
-    height = min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 8), _MOST_PX)
-    margins = 2 * _MARGIN
-    scale = {"high_px": _TALL * (height - margins) / max(tree.depth, 1), "pixel": whole / width}
-    shapes = []
-    for fill in dict.fromkeys(fills):
-        mine = np.array([i for i, one in enumerate(fills) if one == fill])
-        shapes.append(filled(laid.level[mine], laid.low[mine], laid.high[mine], fill, **scale))
-    if tree.above:
-        # What leads to what was zoomed to stands back.
-        above = np.arange(tree.above)
-        veil = filled(laid.level[above], laid.low[above], laid.high[above], colours.paper(theme), **scale)
-        shapes.append({**veil, "opacity": 0.45, "name": "veil"})
-    inks = [colours.ink(theme) if i < tree.above else _readable(fill) for i, fill in enumerate(fills)]
+    paper = colours.paper(theme)
+    looks: dict[tuple[str, str], int] = {}
+    look = []
+    for i, fill in enumerate(_colour(*node) for node in zip(tree.parents, tree.files)):
+        pair = fill, _readable(fill)
+        if i < tree.above:
+            # What leads to what was zoomed to stands back.
+            pair = blended(fill, paper, _VEIL), colours.ink(theme)
+        look.append(looks.setdefault(pair, len(looks)))
     hidden = {"visible": False, "fixedrange": True}
     layout = {
-        **_layout(theme, height),
+        **_layout(theme, min(max(_LEAST_PX, _LEVEL_PX * tree.depth + 2 * _MARGIN), _MOST_PX)),
+        **seen_through(theme),
         "xaxis": {**hidden, "range": [0, whole]},
         "yaxis": {**hidden, "range": [tree.depth - 0.5, -0.5]},
-        "shapes": shapes,
         "dragmode": False,
         "meta": {
             "nodes": [[path, *lines] for path, lines in zip(tree.paths, _said(tree, total_bytes))],
-            "labels": _labels(tree, laid, inks, whole / width),
+            "paint": painted(
+                laid.level,
+                laid.low,
+                laid.high,
+                np.array(look, np.int64),
+                list(looks),
+                tall=_TALL,
+                theme=theme,
+                texts=list(zip(tree.labels, map(format_bytes, tree.bytes))),
+            ),
         },
     }
-    return drawing([known(laid.level, laid.low, laid.high)], layout)
-
-
-def _labels(tree: Flame, laid: Boxes, inks: list[str], scale: float) -> list[list[Any]]:
-    """Of the boxes that have room for some; ``scale``: bytes of a pixel."""
-    out: list[list[Any]] = []
-    for i, (low, high) in enumerate(zip(laid.low.tolist(), laid.high.tolist())):
-        letters = int(((high - low) / scale - 10) / _LETTER_PX)
-        size = format_bytes(tree.bytes[i])
-        if letters < _LEAST_LETTERS:
-            continue
-        label = tree.labels[i]
-        if len(label) + 2 + len(size) > letters:
-            size = ""
-            label = label if len(label) <= letters else label[: letters - 1] + "…"
-        out.append([low, int(laid.level[i]), label, size, inks[i]])
-    return out
+    return drawing([], layout)
 
 
 def _said(tree: Flame, total_bytes: int) -> list[list[str]]:

@@ -1,4 +1,5 @@
-"""The memory map as a figure: a trace a state or colour, and all its boxes one path."""
+"""The memory map as a figure: a trace a state or colour for the legend, and boxes that the browser paints; in
+a report, where nobody paints them, bars."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard.figures import theme as colours
-from oomdoctor_dashboard.figures.boxes import ends, filled, known, outline
+from oomdoctor_dashboard.figures.boxes import ends, outline, painted, seen_through
 from oomdoctor_dashboard.figures.drawing import Drawing, drawing
 from oomdoctor_dashboard.segment_map import ALLOCATED, FREE, HOLE, PENDING, STATES, SegmentMap, bounds
 
@@ -26,8 +27,6 @@ _MARGIN = {"l": 112, "r": 12, "b": 24}
 _LEGEND_LETTERS = 44
 # A box narrower than this part of a line has no room for a border.
 _BORDERED = 1 / 240
-# About as many pixels as a map is wide.
-_WIDE_PX = 900
 # Of a line's height, what its boxes fill.
 _TALL = 0.78
 
@@ -44,8 +43,9 @@ def segment_figure(
 ) -> Drawing:
     """The figure of a map.
 
-    ``meta`` of the layout has ``row_bytes``, the range where nothing is zoomed and, for each line, the
-    address of the segment that its label is about; that of bars the numbers of their boxes in ``drawn``.
+    ``meta`` of the layout has ``row_bytes``, the range where nothing is zoomed, for each line the address of
+    the segment that its label is about, and the boxes to ``paint``; that of bars the numbers of their boxes
+    in ``drawn``.
 
     Args:
         theme: "light" or "dark".
@@ -56,15 +56,14 @@ def segment_figure(
         hover: a text for each box, which is a bar then; None where texts come from elsewhere.
     """
     looks = _looks(drawn, theme, kinds)
+    segments = _segment_parts(drawn)
     frames = []
     if hover is None:
-        traces = [_named(drawn, name, colour, boxes) for name, colour, boxes in looks]
-        traces.append(known(drawn.line, drawn.start, drawn.start + drawn.bytes))
-        frames += [_area(drawn, colour, boxes, zoom) for _, colour, boxes in looks]
+        traces = [_named(drawn, *one) for one in looks]
     else:
-        traces = [_bars(drawn, name, colour, boxes, hover) for name, colour, boxes in looks]
+        traces = [_bars(drawn, *one, hover) for one in looks]
         frames.append(_borders(drawn, colours.paper(theme)))
-    frames.append(_frames(_segment_parts(drawn), colours.faint(theme), 1, "segment"))
+        frames.append(_frames(segments, colours.faint(theme), 1, "segment"))
     for where, colour, name in (
         (touched, colours.MOMENT, "last event"),
         (selected, colours.ink(theme), "selected"),
@@ -79,6 +78,9 @@ def segment_figure(
     named = [trace["name"] for trace in traces if trace["showlegend"]]
     columns = 2 if any(len(name) > 30 for name in named) else 3
     layout = _layout(drawn, theme, -(-len(named) // columns), columns, zoom)
+    if hover is None:
+        layout["meta"]["paint"] = _paint(drawn, theme, looks, segments)
+        layout.update(seen_through(theme))
     return drawing(traces, {**layout, "shapes": [frame for frame in frames if frame["path"]]})
 
 
@@ -114,16 +116,18 @@ def _label(drawn: SegmentMap, name: str, boxes: np.ndarray[Any, Any]) -> str:
     return f"{_short(name)} {format_bytes(int(drawn.bytes[boxes].sum()))}"
 
 
-def _area(
-    drawn: SegmentMap, colour: str, boxes: np.ndarray[Any, Any], zoom: Optional[tuple[int, int]]
+def _paint(
+    drawn: SegmentMap,
+    theme: str,
+    looks: Sequence[tuple[str, str, np.ndarray[Any, Any]]],
+    segments: Sequence[tuple[int, float, float]],
 ) -> dict[str, Any]:
-    """All boxes of a look as one path."""
-    low = drawn.start[boxes]
-    seen = zoom[1] - zoom[0] if zoom else drawn.line_bytes
-    high_px = _TALL * _inner_height(drawn.lines) / max(drawn.lines, 1)
-    return filled(
-        drawn.line[boxes], low, low + drawn.bytes[boxes], colour, high_px=high_px, pixel=seen / _WIDE_PX
-    )
+    look = np.zeros(len(drawn), np.int64)
+    for number, (_, _, boxes) in enumerate(looks):
+        look[boxes] = number
+    pairs = [(colour, colours.ink(theme)) for _, colour, _ in looks]
+    high = drawn.start + drawn.bytes
+    return painted(drawn.line, drawn.start, high, look, pairs, tall=_TALL, theme=theme, outlines=segments)
 
 
 def _named(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -237,6 +241,7 @@ def _layout(
         },
         "annotations": [
             {
+                "xref": "x domain",
                 "x": 0,
                 "y": group.line,
                 "xanchor": "left",

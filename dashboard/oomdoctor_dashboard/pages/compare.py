@@ -163,7 +163,7 @@ def _places() -> Any:
                 config={
                     "displaylogo": False,
                     "showSendToCloud": False,
-                    "toImageButtonOptions": {"filename": "oomdoctor-by-place"},
+                    "toImageButtonOptions": {"filename": "oomdoctor-by-place", "scale": 2},
                 },
                 responsive=True,
                 style=_HIDDEN,

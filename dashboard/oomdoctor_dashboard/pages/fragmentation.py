@@ -192,7 +192,7 @@ def _graph(name: str, filename: str) -> Any:
         config={
             "displaylogo": False,
             "showSendToCloud": False,
-            "toImageButtonOptions": {"filename": filename},
+            "toImageButtonOptions": {"filename": f"oomdoctor-{filename}", "scale": 2},
         },
     )
 

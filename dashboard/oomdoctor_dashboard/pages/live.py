@@ -37,8 +37,6 @@ ID, TITLE = "live", "What is live"
 _SHOWN = shown_id(ID)
 
 _PAGE = 100
-# Of the flame graph, pixels, until the browser says.
-_WIDTH = 1380
 _KEPT_TABLES = 8
 _TEXTS = ("text", "size", "age")
 _CHOICES = ("pool", "stream", "state")
@@ -125,7 +123,6 @@ def layout() -> Any:
             settings_store(ID, _CONTROLS),
             dcc.Store(id=f"{ID}-refreshed"),
             dcc.Store(id=f"{ID}-picked"),
-            dcc.Store(id=f"{ID}-width"),
             dcc.Store(id=f"{ID}-born"),
             dcc.Download(id=f"{ID}-file"),
         ]
@@ -141,7 +138,7 @@ def _flame() -> Any:
             "showSendToCloud": False,
             "doubleClick": False,
             "modeBarButtons": [["toImage"]],
-            "toImageButtonOptions": {"filename": "live"},
+            "toImageButtonOptions": {"filename": "oomdoctor-live", "scale": 2},
         },
     )
     # What is said of a box may reach beyond what scrolls.
@@ -336,7 +333,6 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         },
         {
             "shown": Input(_SHOWN, "data"),
-            "width": Input(f"{ID}-width", "data"),
             "columns": State(f"{ID}-table", "columnDefs"),
             "theme": State(f"{ID}-themed", "data-ag-theme-mode"),
             "boxes": [State(id_of(ID, name), prop) for name, (prop, _) in _CONTROLS.items()],
@@ -345,7 +341,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         },
         prevent_initial_call=True,
     )
-    def draw(shown: Any, width: Any, columns: Any, theme: Any, boxes: Any, choices_: Any, rows: Any) -> Any:
+    def draw(shown: Any, columns: Any, theme: Any, boxes: Any, choices_: Any, rows: Any) -> Any:
         """All of the page but the table at once: one request for each step, and in the answer only what is
         new."""
         if not _mine(shown):
@@ -373,9 +369,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         if rows:
             for place, new in zip(_DETAILS, _details_of(loaded, shown, rows)):
                 by_the_way.write(place, new)
-        totals, figure, problem = _drawn(
-            loaded, shown, width if isinstance(width, int) and width > 0 else _WIDTH
-        )
+        totals, figure, problem = _drawn(loaded, shown)
         return {"totals": totals, "figure": sent(figure), "problem": problem}
 
     app.clientside_callback(
@@ -407,7 +401,7 @@ def _register_drawing(app: dash.Dash, library: Library) -> None:
         return {"rowData": live_data.page_of(table, order, start, stop), "rowCount": len(table)}
 
 
-def _drawn(loaded: Loaded, shown: View, width: int) -> tuple[Any, ...]:
+def _drawn(loaded: Loaded, shown: View) -> tuple[Any, ...]:
     """Totals, flame graph and what there is to say in their place."""
     options = options_of(shown, ID)
     try:
@@ -420,7 +414,7 @@ def _drawn(loaded: Loaded, shown: View, width: int) -> tuple[Any, ...]:
     if not some.bytes:
         return totals_text(loaded, some, wanted), figures.nothing(shown["theme"]), _nothing(live, some)
     tree = flame_of(some, all_frames=bool(options.get("frames")), zoom=str(options.get("zoom", "")))
-    figure = figures.boxes(tree, live.total_bytes, width, theme=shown["theme"])
+    figure = figures.boxes(tree, live.total_bytes, theme=shown["theme"])
     return totals_text(loaded, some, wanted), figure, _nothing(live, some)
 
 

@@ -223,7 +223,7 @@ def key_of(shown: View, loaded: Loaded) -> dict[str, Any]:
 def map_of(loaded: Loaded, key: dict[str, Any]) -> SegmentMap:
     """The map that a key asks for; of the last few, what pointing and clicking ask for again."""
     kept: dict[Any, SegmentMap] = loaded.made("segment maps", lambda _: {})
-    drawn = {name: value for name, value in key["options"].items() if name not in ("block", "zoom")}
+    drawn = {name: value for name, value in key["options"].items() if name != "block"}
     text = json.dumps([key["event"], drawn], sort_keys=True)
     found = kept.get(text)
     if found is None:
@@ -238,11 +238,13 @@ def _map(loaded: Loaded, key: dict[str, Any]) -> SegmentMap:
     moment = loaded.moment(key["event"])
     only = _filter(key)
     kind, _ = _kinds(loaded, moment, key)
-    width = None
     if only.segment is None:
         # The same scale at all moments, so that stepping does not move what stays where it is.
         width = loaded.made(("row bytes", only), lambda one: row_bytes_for(_fullest(one).layout, only))
-    return segment_map(moment, only, kind=kind, row_bytes=width)
+    else:
+        width = row_bytes_for(moment.layout, only)
+    seen = _zoom(key["options"].get("zoom"), width)
+    return segment_map(moment, only, kind=kind, row_bytes=width, seen=seen)
 
 
 def figure_of(loaded: Loaded, found: SegmentMap, key: dict[str, Any]) -> Drawing:

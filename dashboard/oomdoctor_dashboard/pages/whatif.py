@@ -210,7 +210,7 @@ def _result() -> Any:
                     "showSendToCloud": False,
                     "scrollZoom": False,
                     "responsive": True,
-                    "toImageButtonOptions": {"filename": "what-if"},
+                    "toImageButtonOptions": {"filename": "oomdoctor-what-if", "scale": 2},
                 },
             ),
             dmc.Grid(
@@ -305,7 +305,10 @@ def _advice() -> Any:
                                         "displaylogo": False,
                                         "showSendToCloud": False,
                                         "responsive": True,
-                                        "toImageButtonOptions": {"filename": "settings"},
+                                        "toImageButtonOptions": {
+                                            "filename": "oomdoctor-settings",
+                                            "scale": 2,
+                                        },
                                     },
                                 ),
                                 span=4,
