@@ -18,6 +18,20 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return (window.dash_component_api.getLayout(id) || { props: {} }).props[key];
   },
 
+  /* Do something with a graph as soon as plotly has made it, and again if it is made anew. */
+  withGraph: (function () {
+    const wanted = [];
+    new MutationObserver(() => {
+      for (const one of wanted) {
+        const graph = document.querySelector(`#${one.id} .js-plotly-plot`);
+        if (!graph || !graph.on || graph.on === one.seen) continue;
+        one.seen = graph.on;
+        one.act(graph);
+      }
+    }).observe(document, { subtree: true, childList: true });
+    return (id, act) => wanted.push({ id: id, act: act, seen: null });
+  })(),
+
   /* The settings of one page, a copy; and the view with others. */
   optionsOf: function (view, page) {
     return { ...((view.options || {})[page] || {}) };

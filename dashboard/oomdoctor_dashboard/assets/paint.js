@@ -123,14 +123,11 @@
     true
   );
 
-  new MutationObserver(function () {
-    for (const id of GRAPHS) {
-      const graph = document.querySelector(`#${id} .js-plotly-plot`);
-      if (!graph || !graph.on || graph.paints === graph.on) continue;
-      graph.paints = graph.on;
+  GRAPHS.forEach((id) =>
+    window.dash_clientside.oomdoctor.withGraph(id, (graph) => {
       graph.on("plotly_afterplot", () => draw(graph));
       graph.on("plotly_relayouting", () => draw(graph));
       draw(graph);
-    }
-  }).observe(document, { subtree: true, childList: true });
+    })
+  );
 })();

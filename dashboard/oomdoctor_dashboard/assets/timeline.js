@@ -148,10 +148,6 @@ window.dash_clientside.oomdoctor_timeline = {
     const full = graph && graph._fullLayout;
     const shape = full && graph.layout.shapes && graph.layout.shapes[MOMENT_SHAPE];
     if (!line || !shape || !full.xaxis || !full.xaxis.d2p) return;
-    if (!graph.followsMoment) {
-      graph.followsMoment = true;
-      graph.on("plotly_afterplot", moveAll); // what is drawn may be of an earlier moment
-    }
     const text = full.xaxis.ticksuffix === " s" ? line.dataset.seconds : line.dataset.event;
     const path = graph.querySelector(`.shapelayer path[data-index="${MOMENT_SHAPE}"]`);
     if (!text || !path || shape.x0 === Number(text)) return;
@@ -161,6 +157,11 @@ window.dash_clientside.oomdoctor_timeline = {
     const at = full.xaxis._offset + full.xaxis.d2p(Number(text));
     path.setAttribute("d", path.getAttribute("d").replace(/([ML])[^,]+,/g, `$1${at},`));
   }
+
+  // What is drawn may be of an earlier moment.
+  GRAPHS.forEach((id) =>
+    window.dash_clientside.oomdoctor.withGraph(id, (graph) => graph.on("plotly_afterplot", moveAll))
+  );
 
   new MutationObserver(moveAll).observe(document, {
     subtree: true,
