@@ -47,8 +47,9 @@ _HELP = (
     " allocator can give a segment back only when all of it is free, so live blocks pin holes. In an"
     " expandable segment the live neighbours alone pin one. Pending free: the program freed the block, and"
     " another stream has still to be waited for.",
-    "Blocks narrower than a pixel are drawn as one box for each state. Click one to see its segment alone, or"
-    " the address at the left.",
+    "Blocks narrower than a pixel are drawn as one box for each state. Drag over a stretch to see them apart;"
+    " a double click shows all again. A click on such a box, or on the address at the left, shows a segment"
+    " alone.",
     "Pink: what the last event was about. Click a block for its life, a hole for what pins it.",
 )
 
