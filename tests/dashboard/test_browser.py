@@ -765,6 +765,51 @@ def test_a_click_in_the_flame_graph_zooms_and_stays_while_one_steps(tab: Tab) ->
     assert tab.page.evaluate(widest) > near
 
 
+def test_a_drag_pans_until_zooming_is_chosen_and_nothing_lies_beyond_the_whole(tab: Tab) -> None:
+    tab.open("?tab=segments&event=7700")
+    tab.drawn()
+    tab.page.wait_for_selector("#segments-graph canvas", timeout=WAIT_MS)
+    tab.rest()
+    full = "() => document.querySelector('#segments-graph .js-plotly-plot')._fullLayout"
+    area = tab.page.locator("#segments-graph .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+
+    def drag(start: float, end: float) -> list[float]:
+        tab.page.mouse.move(box["x"] + start * box["width"], box["y"] + 30)
+        tab.page.mouse.down()
+        tab.page.mouse.move(box["x"] + end * box["width"], box["y"] + 30, steps=4)
+        tab.page.mouse.up()
+        tab.rest()
+        found: list[float] = tab.page.evaluate(f"({full})().xaxis.range")
+        return found
+
+    def press(title: str) -> None:
+        area.hover()
+        tab.page.locator(f"#segments-graph .modebar-btn[data-title='{title}']").click()
+        tab.rest()
+
+    low, high = drag(0.3, 0.5)
+    assert 0 < low < high
+    press("Pan")
+    height = tab.page.evaluate(f"({full})().height")
+    first, second = drag(0.5, 0.4), drag(0.5, 0.4)
+    for before, after in (((low, high), first), (first, second)):
+        assert after[0] > before[0]
+        assert after[1] - after[0] == pytest.approx(high - low, rel=0.01), "it moved and was not zoomed"
+    tab.page.keyboard.press("ArrowLeft")
+    tab.rest()
+    assert tab.page.evaluate(f"({full})().dragmode") == "pan"
+    assert tab.page.evaluate(f"({full})().height") == height
+    press("Zoom")
+    assert tab.page.evaluate(f"({full})().dragmode") == "zoom"
+    press("Autoscale")
+    whole = tab.page.evaluate(f"({full})().xaxis.range")
+    press("Zoom out")
+    assert tab.page.evaluate(f"({full})().xaxis.range") == pytest.approx(whole)
+    assert "zoom" not in tab.query().get("options", "")
+
+
 # The colour on the canvas at a place on the screen.
 _PAINTED = """([id, x, y]) => {
   const canvas = document.querySelector(`#${id} canvas`);

@@ -123,6 +123,15 @@
     true
   );
 
+  /* Sharp also on the other screen that the window was moved to. */
+  (function watchScale() {
+    const change = () => {
+      document.querySelectorAll(GRAPHS.map((id) => `#${id} .js-plotly-plot`).join()).forEach(draw);
+      watchScale();
+    };
+    window.matchMedia(`(resolution: ${window.devicePixelRatio}dppx)`).addEventListener("change", change, { once: true });
+  })();
+
   GRAPHS.forEach((id) =>
     window.dash_clientside.oomdoctor.withGraph(id, (graph) => {
       graph.on("plotly_afterplot", () => draw(graph));

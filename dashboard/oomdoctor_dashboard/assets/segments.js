@@ -10,18 +10,25 @@ window.dash_clientside = window.dash_clientside || {};
       const graph = document.querySelector("#segments-graph .js-plotly-plot");
       const meta = graph && graph.layout && graph.layout.meta;
       if (!relayout || !view || !meta || view.tab !== "segments") return none;
+      const here = window.dash_clientside.oomdoctor;
+      const mine = here.optionsOf(view, "segments");
+      if (relayout.dragmode) {
+        // It stays when something is drawn anew.
+        delete mine.drag;
+        if (relayout.dragmode === "pan") mine.drag = "pan";
+        return here.wish(view, here.withOptions(view, "segments", mine));
+      }
       const ends = relayout["xaxis.range"] || [relayout["xaxis.range[0]"], relayout["xaxis.range[1]"]];
       const all = relayout["xaxis.autorange"];
       if (!all && !ends.every(Number.isFinite)) return none;
-      const whole = meta.row_bytes * 1.02;
-      const [low, high] = all ? [0, whole] : [Math.max(0, Math.round(ends[0])), Math.round(ends[1])];
-      const here = window.dash_clientside.oomdoctor;
-      const mine = here.optionsOf(view, "segments");
+      const whole = Math.floor(meta.row_bytes * 1.02);
+      const [low, high] = all ? [0, whole] : [Math.max(0, Math.round(ends[0])), Math.min(Math.round(ends[1]), whole)];
       const before = mine.zoom;
       delete mine.zoom;
       if (low > 0 || high < whole * 0.99) mine.zoom = [meta.row_bytes, low, high].join(":");
-      // Nothing is drawn anew, so what a double click made of it has to be left again.
-      if (all && !before) window.Plotly.relayout(graph, { "xaxis.range": meta.whole });
+      // Nothing is drawn anew, so what a double click or the button "-" made of it has to be left again.
+      const isBeyond = !all && (ends[0] < meta.whole[0] - 1 || ends[1] > meta.whole[1] + 1);
+      if (!mine.zoom && !before && (all || isBeyond)) window.Plotly.relayout(graph, { "xaxis.range": meta.whole });
       return mine.zoom === before ? none : here.wish(view, here.withOptions(view, "segments", mine));
     },
   };

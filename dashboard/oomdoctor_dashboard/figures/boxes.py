@@ -20,7 +20,8 @@ _THROUGH = "rgba(0,0,0,0)"
 
 def seen_through(theme: str) -> dict[str, Any]:
     """Of a layout: boxes are painted behind all else, which must not hide them."""
-    bar = {"bgcolor": _THROUGH, "color": colours.faint(theme), "activecolor": colours.ink(theme)}
+    paper = ",".join(str(int(colours.paper(theme)[at : at + 2], 16)) for at in (1, 3, 5))
+    bar = {"bgcolor": f"rgba({paper},0.8)", "color": colours.faint(theme), "activecolor": colours.ink(theme)}
     return {"paper_bgcolor": _THROUGH, "plot_bgcolor": _THROUGH, "modebar": bar}
 
 

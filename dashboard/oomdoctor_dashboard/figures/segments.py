@@ -22,9 +22,11 @@ _STATE = {
     FREE: ("#cbd5e0", "#4a5568"),
 }
 # Above so many lines the addresses at the left would run into one another.
-_MARGIN = {"l": 112, "r": 12, "b": 24}
+_MARGIN = {"l": 112, "r": 30, "b": 24}
 # Names of stacks are long.
-_LEGEND_LETTERS = 44
+_LEGEND_LETTERS = 32
+# Columns of the legend in a wide window, and pixels of each; a narrow one has fewer, and plotly makes room.
+_SHORT_NAMES, _LONG_NAMES = (4, 165), (2, 300)
 # A box narrower than this part of a line has no room for a border.
 _BORDERED = 1 / 240
 # Of a line's height, what its boxes fill.
@@ -39,6 +41,7 @@ def segment_figure(
     selected: Optional[tuple[int, int]] = None,
     touched: Optional[tuple[int, int]] = None,
     zoom: Optional[tuple[int, int]] = None,
+    pans: bool = False,
     hover: Optional[Sequence[str]] = None,
 ) -> Drawing:
     """The figure of a map.
@@ -53,6 +56,7 @@ def segment_figure(
         selected: address and bytes of what a person clicked; it gets a frame.
         touched: address and bytes of what the last event was about; it gets a frame as well.
         zoom: the bytes of a line that are seen; None: all.
+        pans: whether a drag moves what is seen; else it zooms.
         hover: a text for each box, which is a bar then; None where texts come from elsewhere.
     """
     looks = _looks(drawn, theme, kinds)
@@ -75,9 +79,10 @@ def segment_figure(
         ]
         if parts:
             frames.append(_frames(parts, colour, 2.5, name))
-    named = [trace["name"] for trace in traces if trace["showlegend"]]
-    columns = 2 if any(len(name) > 30 for name in named) else 3
-    layout = _layout(drawn, theme, -(-len(named) // columns), columns, zoom)
+    columns, wide = _LONG_NAMES if any(len(name) > 15 for name, *_ in looks) else _SHORT_NAMES
+    named = sum(trace["showlegend"] for trace in traces)
+    layout = _layout(drawn, theme, -(-named // columns), wide, zoom)
+    layout["dragmode"] = "pan" if pans else "zoom"
     if hover is None:
         layout["meta"]["paint"] = _paint(drawn, theme, looks, segments)
         layout.update(seen_through(theme))
@@ -131,7 +136,7 @@ def _paint(
 
 
 def _named(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """What the legend says of a look."""
+    """What the legend says of a look, also where it has no box: while one steps nothing else may move."""
     return {
         "type": "scatter",
         "mode": "none",
@@ -140,7 +145,7 @@ def _named(drawn: SegmentMap, name: str, colour: str, boxes: np.ndarray[Any, Any
         "x": [None],
         "y": [None],
         "name": _label(drawn, name, boxes),
-        "showlegend": len(boxes) > 0,
+        "showlegend": True,
         "hoverinfo": "skip",
     }
 
@@ -194,7 +199,7 @@ def _borders(drawn: SegmentMap, colour: str) -> dict[str, Any]:
 
 
 def _layout(
-    drawn: SegmentMap, theme: str, legend_rows: int, columns: int, zoom: Optional[tuple[int, int]]
+    drawn: SegmentMap, theme: str, legend_rows: int, entry_px: int, zoom: Optional[tuple[int, int]]
 ) -> dict[str, Any]:
     whole = [-drawn.row_bytes * 0.002, drawn.line_bytes * 1.002]
     values, texts = colours.byte_ticks_between(*zoom, 8) if zoom else colours.byte_ticks(drawn.row_bytes, 8)
@@ -218,8 +223,7 @@ def _layout(
             "yanchor": "top",
             "y": 1.0,
             "x": 0.0,
-            "entrywidth": 0.94 / columns,
-            "entrywidthmode": "fraction",
+            "entrywidth": entry_px,
             "font": {"size": 11},
         },
         "xaxis": {

@@ -30,7 +30,7 @@ from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library
 from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, question
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.tables import RIGHT, THEME, by_number
+from oomdoctor_dashboard.tables import THEME, by_number
 from oomdoctor_dashboard.view import View, changed, elsewhere, only_what_changes, options_of, with_options
 
 ID, TITLE = "compare", "Compare"
@@ -63,7 +63,7 @@ _COLUMNS = [
     {"field": "a_text", "headerName": "A", "width": 105, **by_number("a")},
     {"field": "b_text", "headerName": "B", "width": 105, **by_number("b")},
     {"field": "difference_text", "headerName": "Difference", "width": 120, **by_number("difference")},
-    {"field": "blocks", "headerName": "Blocks A → B", "width": 120, **RIGHT},
+    {"field": "blocks", "headerName": "Blocks A → B", "width": 120, **by_number("a_blocks")},
     {"field": "change", "headerName": "Change", "width": 90},
 ]
 
@@ -279,6 +279,7 @@ def place_rows(by_place: ByPlace) -> list[dict[str, Any]]:
                 "a_text": format_bytes(one.a_bytes) if one.a_blocks else "-",
                 "b_text": format_bytes(one.b_bytes) if one.b_blocks else "-",
                 "difference_text": signed(one.difference),
+                "a_blocks": one.a_blocks,
                 "blocks": f"{one.a_blocks:,} → {one.b_blocks:,}",
                 "change": one.change + (" *" if one.is_moved else ""),
             }

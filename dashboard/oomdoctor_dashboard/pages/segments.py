@@ -26,7 +26,7 @@ from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import NO_PLACE, places_of, stream_name
 from oomdoctor_dashboard.map_colours import BY, kinds_of, ranked_places
 from oomdoctor_dashboard.reading_help import reading_help
-from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, row_bytes_for, segment_map
+from oomdoctor_dashboard.segment_map import Filter, SegmentMap, bounds, line_bytes, row_bytes_for, segment_map
 from oomdoctor_dashboard.segment_panel import panel, row_at, summary
 from oomdoctor_dashboard.segment_words import box_lines
 from oomdoctor_dashboard.settings_of_page import settings_store, settle_in_browser
@@ -224,7 +224,7 @@ def key_of(shown: View, loaded: Loaded) -> dict[str, Any]:
 def map_of(loaded: Loaded, key: dict[str, Any]) -> SegmentMap:
     """The map that a key asks for; of the last few, what pointing and clicking ask for again."""
     kept: dict[Any, SegmentMap] = loaded.made("segment maps", lambda _: {})
-    drawn = {name: value for name, value in key["options"].items() if name != "block"}
+    drawn = {name: value for name, value in key["options"].items() if name not in ("block", "drag")}
     text = json.dumps([key["event"], drawn], sort_keys=True)
     found = kept.get(text)
     if found is None:
@@ -264,6 +264,7 @@ def figure_of(loaded: Loaded, found: SegmentMap, key: dict[str, Any]) -> Drawing
         selected=selected,
         touched=_touched(moment),
         zoom=_zoom(key["options"].get("zoom"), found.row_bytes),
+        pans=key["options"].get("drag") == "pan",
     )
 
 
@@ -325,6 +326,7 @@ def _zoom(text: Any, row_bytes: int) -> Optional[tuple[int, int]]:
     if len(numbers) != 3 or not all(one.isascii() and one.isdigit() and len(one) < 16 for one in numbers):
         return None
     width, low, high = map(int, numbers)
+    high = min(high, line_bytes(row_bytes))
     return (low, high) if width == row_bytes and low < high else None
 
 
@@ -341,6 +343,9 @@ def _nothing(moment: Moment, only: Filter) -> Any:
     if only.segment is not None and not is_there:
         text = f"The segment {only.segment:#x} is not there at this moment. Choose all segments above."
         return alert("No such segment", text, colour="blue")
+    if only.segment is not None and only.only_holes:
+        text = f"The segment {only.segment:#x} has none at this moment. Choose all, or also those without."
+        return alert("No hole in this segment", text, colour="blue")
     if moment.layout.segments:
         return alert("No segment is like this", "Choose other pools or streams above.", colour="blue")
     return alert("Nothing is reserved", "The device has no segment at this moment.", colour="blue")
