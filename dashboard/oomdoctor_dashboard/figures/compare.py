@@ -153,10 +153,10 @@ def by_place(held: Sequence[Held], theme: str) -> go.Figure:
     values, _ = byte_ticks(largest, 2)
     ticks = sorted({-value for value in values} | set(values))
     figure.update_layout(
-        **layout(theme, bargap=0.35, margin={"l": 8, "r": 8, "t": 4, "b": 28}, dragmode=False)
+        **layout(theme, bargap=0.35, margin={"l": 8, "r": 24, "t": 4, "b": 28}, dragmode=False)
     )
     figure.update_xaxes(
-        range=[-1.45 * largest, 1.45 * largest],
+        range=[-1.7 * largest, 1.7 * largest],
         tickvals=ticks,
         ticktext=[f"{'+' if tick > 0 else ''}{format_bytes(tick) if tick else '0'}" for tick in ticks],
         fixedrange=True,
