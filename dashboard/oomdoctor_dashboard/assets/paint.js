@@ -11,6 +11,8 @@
   // Of text, from the edge of its box, and to what goes on in bold.
   const INDENT_PX = 4;
   const SPACE_PX = 7;
+  // Of a line's height, from a box to the rectangle around its segment.
+  const AROUND = 0.06;
   // Fewer letters say nothing.
   const LEAST_LETTERS = 3;
 
@@ -46,7 +48,8 @@
   function paint(context, { xaxis, yaxis, font }, what, scale) {
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, xaxis._length, yaxis._length);
-    const half = (what.tall / 2) * Math.abs(yaxis.l2p(1) - yaxis.l2p(0));
+    const pitch = Math.abs(yaxis.l2p(1) - yaxis.l2p(0));
+    const half = (what.tall / 2) * pitch;
     const sharp = (px) => Math.round(px * scale) / scale;
     context.textBaseline = "middle";
     what.line.forEach((line, i) => {
@@ -66,7 +69,7 @@
     });
     context.strokeStyle = what.outline;
     context.lineWidth = 1;
-    const around = (what.tall / 2 + 0.06) * (half / (what.tall / 2));
+    const around = half + AROUND * pitch;
     what.outlines.forEach(([line, low, high]) => {
       const left = xaxis.l2p(low);
       const middle = yaxis.l2p(line);
