@@ -32,6 +32,9 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return (id, act) => wanted.push({ id: id, act: act, seen: null });
   })(),
 
+  /* The boxes that figures/boxes.py gave a graph to paint. */
+  paintOf: (graph) => graph.layout && graph.layout.meta && graph.layout.meta.paint,
+
   /* The settings of one page, a copy; and the view with others. */
   optionsOf: function (view, page) {
     return { ...((view.options || {})[page] || {}) };

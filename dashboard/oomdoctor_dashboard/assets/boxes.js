@@ -41,7 +41,7 @@ window.dash_clientside = window.dash_clientside || {};
   /* The number of the box at a place on the screen, and where its line is; null where there is none. */
   function boxAt(graph, clientX, clientY) {
     const { xaxis, yaxis } = graph._fullLayout || {};
-    const boxes = graph.layout && graph.layout.meta && graph.layout.meta.paint;
+    const boxes = window.dash_clientside.oomdoctor.paintOf(graph);
     if (!xaxis || !yaxis || !boxes) return null;
     const frame = graph.getBoundingClientRect();
     const left = clientX - frame.left - xaxis._offset;

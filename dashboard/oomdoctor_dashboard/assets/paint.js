@@ -3,7 +3,9 @@
 (function () {
   "use strict";
 
+  const { paintOf, withGraph } = window.dash_clientside.oomdoctor;
   const GRAPHS = ["segments-graph", "live-flame"];
+  const PLOTS = GRAPHS.map((id) => `#${id} .js-plotly-plot`).join();
   // A narrower box has no room for the gap by which neighbours are told apart, nor for text.
   const ROOMY_PX = 4;
   const GAP_PX = 1;
@@ -45,7 +47,10 @@
     context.fillText(more, left + own + SPACE_PX, middle);
   }
 
-  function paint(context, { xaxis, yaxis, font }, what, scale) {
+  function paint(canvas, { xaxis, yaxis, font }, what, scale) {
+    const size = [Math.round(xaxis._length * scale), Math.round(yaxis._length * scale)];
+    if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+    const context = canvas.getContext("2d");
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, xaxis._length, yaxis._length);
     const pitch = Math.abs(yaxis.l2p(1) - yaxis.l2p(0));
@@ -77,8 +82,6 @@
     });
   }
 
-  const paintOf = (graph) => graph.layout && graph.layout.meta && graph.layout.meta.paint;
-
   function draw(graph) {
     const full = graph._fullLayout;
     const frame = graph.querySelector(".svg-container");
@@ -93,28 +96,23 @@
     canvas.hidden = !what;
     if (!what) return;
     const { xaxis, yaxis } = full;
-    const scale = window.devicePixelRatio || 1;
-    const size = [Math.round(xaxis._length * scale), Math.round(yaxis._length * scale)];
-    if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
     const place = { left: xaxis._offset, top: yaxis._offset, width: xaxis._length, height: yaxis._length };
     for (const [name, px] of Object.entries(place)) canvas.style[name] = `${px}px`;
-    paint(canvas.getContext("2d"), full, what, scale);
+    paint(canvas, full, what, window.devicePixelRatio || 1);
   }
 
   document.addEventListener(
     "click",
     function (event) {
       const camera = event.target.closest && event.target.closest(".modebar-btn[data-title*='PNG']");
-      const graph = camera && camera.closest(GRAPHS.map((id) => `#${id} .js-plotly-plot`).join());
+      const graph = camera && camera.closest(PLOTS);
       const what = graph && paintOf(graph);
       if (!what) return;
       event.stopPropagation();
       const full = graph._fullLayout;
       const options = { scale: 1, ...graph._context.toImageButtonOptions };
       const canvas = document.createElement("canvas");
-      canvas.width = Math.round(full.xaxis._length * options.scale);
-      canvas.height = Math.round(full.yaxis._length * options.scale);
-      paint(canvas.getContext("2d"), full, what, options.scale);
+      paint(canvas, full, what, options.scale);
       const image = {
         source: canvas.toDataURL(), xref: "paper", yref: "paper", x: 0, y: 1, sizex: 1, sizey: 1,
         sizing: "stretch", layer: "below",
@@ -129,14 +127,14 @@
   /* Sharp also on the other screen that the window was moved to. */
   (function watchScale() {
     const change = () => {
-      document.querySelectorAll(GRAPHS.map((id) => `#${id} .js-plotly-plot`).join()).forEach(draw);
+      document.querySelectorAll(PLOTS).forEach(draw);
       watchScale();
     };
     window.matchMedia(`(resolution: ${window.devicePixelRatio}dppx)`).addEventListener("change", change, { once: true });
   })();
 
   GRAPHS.forEach((id) =>
-    window.dash_clientside.oomdoctor.withGraph(id, (graph) => {
+    withGraph(id, (graph) => {
       graph.on("plotly_afterplot", () => draw(graph));
       graph.on("plotly_relayouting", () => draw(graph));
       draw(graph);

@@ -20,8 +20,8 @@ _THROUGH = "rgba(0,0,0,0)"
 
 def seen_through(theme: str) -> dict[str, Any]:
     """Of a layout: boxes are painted behind all else, which must not hide them."""
-    paper = ",".join(str(int(colours.paper(theme)[at : at + 2], 16)) for at in (1, 3, 5))
-    bar = {"bgcolor": f"rgba({paper},0.8)", "color": colours.faint(theme), "activecolor": colours.ink(theme)}
+    paper = colours.faded(colours.paper(theme), 0.8)
+    bar = {"bgcolor": paper, "color": colours.faint(theme), "activecolor": colours.ink(theme)}
     return {"paper_bgcolor": _THROUGH, "plot_bgcolor": _THROUGH, "modebar": bar}
 
 
@@ -63,7 +63,7 @@ def painted(
 
 def blended(colour: str, other: str, share: float) -> str:
     """A colour, "#rrggbb", under a veil of another."""
-    pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    pairs = zip(colours.channels(colour), colours.channels(other))
     return "#" + "".join(f"{round(one + (two - one) * share):02x}" for one, two in pairs)
 
 

@@ -64,7 +64,7 @@ def over_time(
         top = top + values
         traces.append({
             "type": "scatter", "x": x, "y": values, "name": label, "stackgroup": "bands", "mode": "lines",
-            "line": {"width": 0.5, "color": colour}, "fillcolor": _faded(colour), **_BYTES_HOVER,
+            "line": {"width": 0.5, "color": colour}, "fillcolor": colours.faded(colour, 0.55), **_BYTES_HOVER,
             "customdata": _texts(values),
         })  # fmt: skip
     for name, label, colour, dash in _LINES:
@@ -132,11 +132,6 @@ def nearest_event(series: Series, axis: str, start_us: int, x: float) -> int:
 
 def _texts(values: NDArray[np.float64]) -> list[str]:
     return ["" if np.isnan(one) else format_bytes(int(one)) for one in values.tolist()]
-
-
-def _faded(colour: str) -> str:
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.55)"
 
 
 def _layout_over(

@@ -141,5 +141,5 @@ def _colour(parent: str, file: str) -> str:
 
 def _readable(fill: str) -> str:
     """Ink for text in a box, dark on what is light."""
-    red, green, blue = (int(fill[at : at + 2], 16) for at in (1, 3, 5))
+    red, green, blue = colours.channels(fill)
     return colours.ink("light") if 299 * red + 587 * green + 114 * blue > 135_000 else "#ffffff"

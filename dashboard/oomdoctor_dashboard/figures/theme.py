@@ -51,6 +51,18 @@ def paper(theme: str) -> str:
     return _MODE[theme]["paper"]
 
 
+def channels(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of "#rrggbb", each from 0 to 255."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return red, green, blue
+
+
+def faded(colour: str, share: float) -> str:
+    """A colour, "#rrggbb", that lets through what is behind it: all of it at 0, nothing at 1."""
+    red, green, blue = channels(colour)
+    return f"rgba({red},{green},{blue},{share:g})"
+
+
 def layout(theme: str, **more: Any) -> dict[str, Any]:
     """Arguments of ``go.Figure.update_layout`` that every figure begins with."""
     mode = _MODE[theme]
