@@ -85,6 +85,10 @@ def guard(server: Flask, access: Access) -> None:
         response.headers["Content-Security-Policy"] = _POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
+        # By another name the connection is not secure, and a browser complains of what it ignores.
+        if is_loopback(_hostname(request.host)):
+            response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+            response.headers["Cross-Origin-Embedder-Policy"] = "require-corp"
         return response
 
     server.before_request(check)

@@ -61,6 +61,20 @@ def test_nothing_comes_from_elsewhere() -> None:
     assert "http://" not in text
 
 
+@pytest.mark.parametrize(
+    ("address", "isolated"),
+    [("http://127.0.0.1:8050", True), ("http://localhost:8050", True), ("http://gpu-box:8050", False)],
+)
+def test_the_page_is_isolated_where_browsers_heed_it(address: str, isolated: bool) -> None:
+    """tidy.js needs it; over plain HTTP by another name a browser ignores it and says so in the console."""
+    access = Access(token="s3cret-token")
+    headers = (
+        client(access).get("/", base_url=address, headers={"Cookie": "oomdoctor-token=s3cret-token"}).headers
+    )
+    assert (headers.get("Cross-Origin-Opener-Policy") == "same-origin") == isolated
+    assert (headers.get("Cross-Origin-Embedder-Policy") == "require-corp") == isolated
+
+
 @pytest.mark.parametrize("origin", ["http://[", "null", "http://"])
 def test_an_origin_that_is_none_is_another_site(origin: str) -> None:
     assert client().get("/", headers={"Origin": origin}).status_code == 403

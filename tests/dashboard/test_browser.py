@@ -879,6 +879,27 @@ def test_no_rule_makes_the_browser_look_at_the_whole_page(tab: Tab) -> None:
     assert tab.page.evaluate(_OF_ANY) == []
 
 
+def test_what_is_left_behind_is_collected_and_a_page_at_rest_costs_nothing(tab: Tab) -> None:
+    """The browser is asked how much memory there is, which makes it collect, once after things have changed."""
+    tab.page.add_init_script(
+        "window.__asked = []; performance.measureUserAgentSpecificMemory ="
+        " () => new Promise((done) => window.__asked.push(done));"
+    )
+    tab.open().drawn()
+    asked = "window.__asked.length"
+    assert tab.page.evaluate("window.crossOriginIsolated")
+    assert tab.page.evaluate(asked) == 1
+    tab.move(3001)
+    assert tab.page.evaluate(asked) == 1  # not while it is being answered
+    tab.page.evaluate("window.__asked[0]({ bytes: 1 })")
+    with tab.page.expect_response(lambda answer: "_dash-update-component" in answer.url, timeout=WAIT_MS):
+        pass  # it looks for news
+    tab.rest()
+    assert tab.page.evaluate(asked) == 1  # nothing has changed since
+    tab.move(3002)
+    assert tab.page.evaluate(asked) == 2
+
+
 def test_what_if_says_what_replay_says(tab: Tab) -> None:
     tab.open("?tab=whatif")
     tab.drawn()
