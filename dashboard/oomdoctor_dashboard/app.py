@@ -27,7 +27,7 @@ from oomdoctor_dashboard.polling import NO_MORE, once_more, order, poll, questio
 from oomdoctor_dashboard.starting import begin_with_view
 from oomdoctor_dashboard.told import button, place
 from oomdoctor_dashboard.uploads import add_upload_route, as_named, too_large
-from oomdoctor_dashboard.view import DEFAULT, OF_A_RECORDING, TABS, changed
+from oomdoctor_dashboard.view import DEFAULT, OF_A_RECORDING, TABS, changed, within
 
 ALWAYS = ("timeline", "moment")
 # Pages that come when they are opened.
@@ -35,6 +35,8 @@ LATER = TABS[1:]
 MIB = 1 << 20
 
 _FOLLOW_MS = 5000
+_HIDDEN: Any = {"display": "none"}
+_VISIBLE: Any = {}
 # How long a question is listened to that asks how far reading is, seconds.
 _LISTEN_S = 0.5
 
@@ -329,14 +331,16 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
     )
 
     @app.callback(
-        Output("come", "data"),
-        Output(ids.VIEW, "data", allow_duplicate=True),
-        Output("loading", "style"),
-        Output("loading-text", "children"),
-        Output("problem", "children"),
-        order("poll"),
-        Output("views", "style"),
-        Output("failed", "data"),
+        {
+            "come": Output("come", "data"),
+            "view": Output(ids.VIEW, "data", allow_duplicate=True),
+            "loading": Output("loading", "style"),
+            "text": Output("loading-text", "children"),
+            "problem": Output("problem", "children"),
+            "poll": order("poll"),
+            "views": Output("views", "style"),
+            "failed": Output("failed", "data"),
+        },
         Input("wanted", "data"),
         question("poll"),
         Input("loading-cancel", "n_clicks"),
@@ -346,17 +350,16 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
         prevent_initial_call=True,
     )
     def read(_: Any, asked: Any, __: Any, view: Any, shown: Any, failed: Any) -> Any:
-        hidden: Any = {"display": "none"}
         # What is said of another that could not be read, of two that were dropped here say, stays.
         clear = no_update if failed and view and failed != view["item"] else None
-        visible: Any = {}
+        views = _VISIBLE if shown else _HIDDEN
         if view is None:
-            return (no_update,) * 8
+            return no_update
         if view["item"] is None:
-            return no_update, no_update, hidden, "", _nothing_open(library), NO_MORE, hidden, None
+            return _read(views=_HIDDEN, problem=_nothing_open(library), failed=None)
         device = view["device"]
         if shown and (shown["item"], shown["device"]) == (view["item"], device):
-            return (*(no_update,) * 2, hidden, "", clear, NO_MORE, visible, no_update)
+            return _read(views=_VISIBLE, problem=clear)
         if device is None or not library.is_loaded(view["item"], device):
             # Which devices there are is known once it is read: None stands for the first.
             job = library.load(view["item"], device)
@@ -365,44 +368,32 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 library.jobs.forget((view["item"], device))
                 if shown:
                     back = changed(view, item=shown["item"], device=shown["device"], event=None)
-                    return no_update, back, hidden, "", None, NO_MORE, visible, None
-                return (
-                    no_update,
-                    no_update,
-                    hidden,
-                    "",
-                    alert("Reading was cancelled", ""),
-                    NO_MORE,
-                    hidden,
-                    None,
-                )
+                    return _read(views=views, view=back, failed=None)
+                return _read(views=views, problem=alert("Reading was cancelled", ""), failed=None)
             if job.state == "running" and not job.wait(_LISTEN_S if asked else 0.1):
                 seconds = job.seconds
                 text = f"{job.title} … {seconds:.0f} s" if seconds > 1 else f"{job.title} …"
-                views = visible if shown else hidden
-                return no_update, no_update, visible, text, clear, once_more(asked), views, no_update
+                again = once_more(asked)
+                return _read(views=views, loading=_VISIBLE, text=text, problem=clear, poll=again)
             if job.error is not None:
                 item = library.item(view["item"])
                 error = as_named(job.error, item)
                 library.jobs.forget((view["item"], device))
                 library.failed(view["item"])
                 # What was open before stays: the view goes back in the browser, if it is still the one.
-                return (
-                    no_update,
-                    no_update,
-                    hidden,
-                    "",
-                    alert(error, more=_may_be_unfinished(item), closes=True),
-                    NO_MORE,
-                    visible if shown else hidden,
-                    view["item"],
-                )
+                said = alert(error, more=_may_be_unfinished(item), closes=True)
+                return _read(views=views, problem=said, failed=view["item"])
             if device is None:
                 device = job.result.device.device
-        if device != view["device"]:
-            view = changed(view, device=device)
-            return view, view, hidden, "", clear, NO_MORE, visible, None
-        return view, no_update, hidden, "", clear, NO_MORE, visible, None
+        found = within(changed(view, device=device), library.loaded(view["item"], device).events)
+        other = no_update if found == view else found
+        return _read(views=_VISIBLE, come=found, view=other, problem=clear, failed=None)
+
+
+def _read(**what: Any) -> dict[str, Any]:
+    """What ``read`` answers: that nothing is being read, and otherwise what it is given."""
+    nothing = dict.fromkeys(("come", "view", "problem", "failed"), no_update)
+    return {**nothing, "loading": _HIDDEN, "text": "", "poll": NO_MORE, **what}
 
 
 def _may_be_unfinished(item: Optional[Item]) -> str:

@@ -11,7 +11,7 @@ import dash
 from flask import request
 
 from oomdoctor_dashboard.library import Library
-from oomdoctor_dashboard.view import View, changed, from_query
+from oomdoctor_dashboard.view import View, changed, from_query, within
 
 META = "oomdoctor-start"
 """Name of the element that holds it; ``start`` in assets/app.js reads it."""
@@ -28,7 +28,9 @@ def start_of(library: Library, first: Optional[str], query: str) -> tuple[View, 
     if view["item"] is None and items:
         view = changed(view, item=first if library.item(first) else items[0].key)
     device = library.at_hand(view["item"], view["device"])
-    return (view, False) if device is None else (changed(view, device=device), True)
+    if device is None:
+        return view, False
+    return within(changed(view, device=device), library.loaded(view["item"], device).events), True
 
 
 def begin_with_view(app: dash.Dash, library: Library, first: Optional[str]) -> None:

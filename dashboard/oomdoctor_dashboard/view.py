@@ -83,6 +83,11 @@ def elsewhere(view: View, **changes: Any) -> View:
     return changed(view, **{"event": None, "low": None, "high": None, "options": options, **changes})
 
 
+def within(view: View, events: int) -> View:
+    """The view of a recording of so many events: an address may ask for the state after more."""
+    return changed(view, event=events) if (view["event"] or 0) > events else view
+
+
 def only_what_changes(callback: Callable[..., Any]) -> Callable[..., Any]:
     """A callback that answers with a view, given the one of when it was asked as ``view`` or as its last
     argument: only what it changes goes to the browser, where meanwhile a key may have been pressed."""

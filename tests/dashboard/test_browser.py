@@ -130,6 +130,24 @@ def test_an_address_shows_the_same_again(tab: Tab) -> None:
     assert tab.page.locator("html").get_attribute("data-mantine-color-scheme") == "dark"
 
 
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_an_address_that_asks_for_the_state_after_more_events_than_there_are(
+    browser: Any, at_hand: bool
+) -> None:
+    library = Library()
+    library.add(str(RUN))
+    if at_hand:
+        assert library.load(library.items()[0].key, None).wait(60)
+    with served(library) as address:
+        tab = Tab(browser.new_page(), address).open("?event=999999999")
+        tab.drawn()
+        shown = tab.page.locator("#moment-event").input_value().replace(",", "")
+        assert tab.query()["event"] == shown
+        assert int(shown) < 999999999
+        assert tab.wrong == []
+        tab.page.close()
+
+
 _ASKED = {
     "segments": {"pool": "large", "colour": "stack", "holes": True},
     "live": {"text": "linear", "size": "1 MiB", "group": "place", "frames": True},

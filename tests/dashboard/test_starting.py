@@ -51,6 +51,7 @@ def test_the_device_is_known_once_it_was_read(library: Library) -> None:
     view, is_at_hand = start_of(library, None, "event=9")
     assert is_at_hand
     assert (view["device"], view["event"]) == (telling.result.device.device, 9)
+    assert start_of(library, None, "event=999999999")[0]["event"] == telling.result.events
     other = 1 - telling.result.device.device
     assert start_of(library, None, f"device={other}") == ({**view, "device": other, "event": None}, False)
     library.loaded(key, other)

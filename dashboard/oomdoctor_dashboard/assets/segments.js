@@ -21,7 +21,7 @@ window.dash_clientside = window.dash_clientside || {};
       const ends = relayout["xaxis.range"] || [relayout["xaxis.range[0]"], relayout["xaxis.range[1]"]];
       const all = relayout["xaxis.autorange"];
       if (!all && !ends.every(Number.isFinite)) return none;
-      const whole = Math.floor(meta.row_bytes * 1.02);
+      const whole = meta.line_bytes;
       const [low, high] = all ? [0, whole] : [Math.max(0, Math.round(ends[0])), Math.min(Math.round(ends[1]), whole)];
       const before = mine.zoom;
       delete mine.zoom;

@@ -46,9 +46,9 @@ def segment_figure(
 ) -> Drawing:
     """The figure of a map.
 
-    ``meta`` of the layout has ``row_bytes``, the range where nothing is zoomed, for each line the address of
-    the segment that its label is about, and the boxes to ``paint``; that of bars the numbers of their boxes
-    in ``drawn``.
+    ``meta`` of the layout has ``row_bytes``, ``line_bytes``, the range where nothing is zoomed, for each line
+    the address of the segment that its label is about, and the boxes to ``paint``; that of bars the numbers
+    of their boxes in ``drawn``.
 
     Args:
         theme: "light" or "dark".
@@ -209,7 +209,12 @@ def _layout(
     return {
         **base,
         "barmode": "overlay",
-        "meta": {"row_bytes": drawn.row_bytes, "labels": about, "whole": whole},
+        "meta": {
+            "row_bytes": drawn.row_bytes,
+            "line_bytes": drawn.line_bytes,
+            "labels": about,
+            "whole": whole,
+        },
         "height": height_of(drawn.lines, legend_rows),
         "margin": {**_MARGIN, "t": _top(legend_rows)},
         "hovermode": "closest",

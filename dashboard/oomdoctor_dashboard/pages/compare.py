@@ -20,7 +20,7 @@ from oomdoctor.errors import OomdoctorError
 from oomdoctor.reporters.compare_text import common_text, figure_rows, settings_text, signed, when_text
 from oomdoctor.reporters.recording_text import called, release
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import ids
+from oomdoctor_dashboard import graphs, ids
 from oomdoctor_dashboard.choosing import item_choices
 from oomdoctor_dashboard.compare_data import SERIES, SIDES, Courses, Levels
 from oomdoctor_dashboard.errors import alert
@@ -91,13 +91,11 @@ def layout() -> Any:
                         figure=go.Figure(),
                         style={"height": 300},
                         responsive=True,
-                        config={
-                            "displaylogo": False,
-                            "showSendToCloud": False,
-                            "doubleClick": "autosize",
-                            "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-                            "toImageButtonOptions": {"filename": "oomdoctor-compare", "scale": 2},
-                        },
+                        config=graphs.config(
+                            "compare",
+                            doubleClick="autosize",
+                            modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d"],
+                        ),
                     ),
                     dmc.Grid(
                         [
@@ -160,11 +158,7 @@ def _places() -> Any:
             dcc.Graph(
                 id=f"{ID}-bars",
                 figure=go.Figure(),
-                config={
-                    "displaylogo": False,
-                    "showSendToCloud": False,
-                    "toImageButtonOptions": {"filename": "oomdoctor-by-place", "scale": 2},
-                },
+                config=graphs.config("by-place"),
                 responsive=True,
                 style=_HIDDEN,
             ),

@@ -14,7 +14,7 @@ from dash.exceptions import PreventUpdate
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import by_the_way, ids
+from oomdoctor_dashboard import by_the_way, graphs, ids
 from oomdoctor_dashboard import fragmentation_data as data
 from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard.errors import alert
@@ -189,11 +189,7 @@ def _graph(name: str, filename: str) -> Any:
     return dcc.Graph(
         id=f"{ID}-{name}",
         figure=go.Figure(layout={**_EMPTY, "height": 330}),
-        config={
-            "displaylogo": False,
-            "showSendToCloud": False,
-            "toImageButtonOptions": {"filename": f"oomdoctor-{filename}", "scale": 2},
-        },
+        config=graphs.config(filename),
     )
 
 

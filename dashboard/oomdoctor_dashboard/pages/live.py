@@ -17,7 +17,7 @@ from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import by_the_way, ids, live_data, told
+from oomdoctor_dashboard import by_the_way, graphs, ids, live_data, told
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import live as figures
@@ -133,13 +133,7 @@ def _flame() -> Any:
     graph = dcc.Graph(
         id=f"{ID}-flame",
         figure=go.Figure(layout=_EMPTY),
-        config={
-            "displaylogo": False,
-            "showSendToCloud": False,
-            "doubleClick": False,
-            "modeBarButtons": [["toImage"]],
-            "toImageButtonOptions": {"filename": "oomdoctor-live", "scale": 2},
-        },
+        config=graphs.config("live", doubleClick=False, modeBarButtons=[["toImage"]]),
     )
     # What is said of a box may reach beyond what scrolls.
     scrolls = html.Div(graph, style={"maxHeight": 420, "overflowY": "auto"})

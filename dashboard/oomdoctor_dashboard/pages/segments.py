@@ -14,7 +14,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from oomdoctor.allocator.moment import Moment
 from oomdoctor.snapshot.model import ALLOC, FREE_COMPLETED, FREE_REQUESTED
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import by_the_way, ids, told
+from oomdoctor_dashboard import by_the_way, graphs, ids, told
 from oomdoctor_dashboard.block_life import Lives
 from oomdoctor_dashboard.choosing import with_chosen
 from oomdoctor_dashboard.downloads import register_csv
@@ -101,12 +101,11 @@ def layout() -> Any:
                                 id=f"{ID}-graph",
                                 responsive=True,
                                 style={"display": "none"},
-                                config={
-                                    "displaylogo": False, "showSendToCloud": False,
-                                    "doubleClick": "autosize",
-                                    "modeBarButtonsToRemove": ["select2d", "lasso2d", "resetScale2d"],
-                                    "toImageButtonOptions": {"filename": "oomdoctor-segments", "scale": 2},
-                                },
+                                config=graphs.config(
+                                    "segments",
+                                    doubleClick="autosize",
+                                    modeBarButtonsToRemove=["select2d", "lasso2d", "resetScale2d"],
+                                ),
                             ),
                             dcc.Tooltip(id=f"{ID}-tooltip", direction="bottom"),
                         ],

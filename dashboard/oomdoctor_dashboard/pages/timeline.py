@@ -11,7 +11,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.reporters.recording_json import basis_of
 from oomdoctor.units import format_bytes
-from oomdoctor_dashboard import ids
+from oomdoctor_dashboard import graphs, ids
 from oomdoctor_dashboard.downloads import register_csv
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures.drawing import sent
@@ -90,16 +90,13 @@ def layout() -> Any:
                 id=f"{ID}-graph",
                 style={"height": _HEIGHT, "visibility": "hidden"},
                 responsive=True,
-                config={
-                    "scrollZoom": True,
-                    "doubleClick": "autosize",
-                    "displaylogo": False,
-                    "showTips": False,
-                    # plotly.js has a button that uploads what is drawn; nothing leaves this machine.
-                    "showSendToCloud": False,
-                    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "resetScale2d"],
-                    "toImageButtonOptions": {"filename": "oomdoctor-timeline", "scale": 2},
-                },
+                config=graphs.config(
+                    "timeline",
+                    scrollZoom=True,
+                    doubleClick="autosize",
+                    showTips=False,
+                    modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d", "resetScale2d"],
+                ),
             ),
             shown_store(ID),
             dcc.Store(id=f"{ID}-drawn"),

@@ -14,7 +14,7 @@ from dash import ClientsideFunction, Input, Output, Patch, State, dcc, html, no_
 
 from oomdoctor.advice.state_only import has_requests
 from oomdoctor.allocator.release_bounds import named
-from oomdoctor_dashboard import ids, whatif_advice, whatif_data, whatif_form
+from oomdoctor_dashboard import graphs, ids, whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import whatif as figures
 from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
@@ -205,13 +205,7 @@ def _result() -> Any:
                 id=f"{ID}-graph",
                 figure=figures.nothing(),
                 style={"height": "300px"},
-                config={
-                    "displaylogo": False,
-                    "showSendToCloud": False,
-                    "scrollZoom": False,
-                    "responsive": True,
-                    "toImageButtonOptions": {"filename": "oomdoctor-what-if", "scale": 2},
-                },
+                config=graphs.config("what-if", responsive=True),
             ),
             dmc.Grid(
                 [
@@ -301,15 +295,7 @@ def _advice() -> Any:
                                     id=f"{ID}-trade-off",
                                     figure=figures.nothing(),
                                     style={"height": "360px"},
-                                    config={
-                                        "displaylogo": False,
-                                        "showSendToCloud": False,
-                                        "responsive": True,
-                                        "toImageButtonOptions": {
-                                            "filename": "oomdoctor-settings",
-                                            "scale": 2,
-                                        },
-                                    },
+                                    config=graphs.config("settings", responsive=True),
                                 ),
                                 span=4,
                             ),
