@@ -715,6 +715,15 @@ def test_what_is_copied(tab: Tab) -> None:
     assert tab.page.evaluate("navigator.clipboard.readText()") == tab.text("#story code")
     tab.page.wait_for_function("!document.querySelector('[data-copied]')")
     assert link.inner_text() == "Copy link"
+    tab.tab("overview")
+    tab.page.locator("button[data-from='overview-text']").click()
+    tab.page.wait_for_function("document.querySelector('[data-copied]')")
+    assert tab.page.evaluate("navigator.clipboard.readText()") == tab.text("#overview-text")
+    tab.tab("whatif")
+    tab.page.locator("#whatif-words button[data-copy]").first.click()
+    tab.page.wait_for_function("document.querySelector('#whatif-words [data-copied]')")
+    assert tab.page.evaluate("navigator.clipboard.readText()") == tab.text("#whatif-words code")
+    tab.page.wait_for_function("!document.querySelector('[data-copied]')")
     # A page from another machine that came over plain HTTP has no clipboard of its own.
     tab.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     line.click()

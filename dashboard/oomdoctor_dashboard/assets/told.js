@@ -37,7 +37,7 @@
     if (focused >= 0 && there.length) there[Math.min(focused, there.length - 1)].focus({ preventScroll: true });
   }
 
-  /* Buttons that copy: what they have, else the address of the page. */
+  /* Buttons that copy: the text of the element that they name, or what they have, else the address of the page. */
   async function copy(text) {
     if (navigator.clipboard) return navigator.clipboard.writeText(text);
     // Not on a page that came over plain HTTP from another machine.
@@ -50,12 +50,13 @@
   }
 
   document.addEventListener("click", async (event) => {
-    const button = event.target.closest && event.target.closest("button[data-copy]");
+    const button = event.target.closest && event.target.closest("button[data-copy], button[data-from]");
     if (!button || button.dataset.copied) return;
     const word = button.textContent;
     let said = "copied";
     try {
-      await copy(button.dataset.copy || window.location.href);
+      const { from } = button.dataset;
+      await copy(from ? document.getElementById(from).textContent : button.dataset.copy || window.location.href);
     } catch {
       said = "not allowed";
     }

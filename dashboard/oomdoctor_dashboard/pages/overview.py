@@ -8,7 +8,7 @@ from typing import Any, Optional
 import dash
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Input, Output, State, dcc, html, no_update
+from dash import Input, Output, State, html, no_update
 
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.reporters import run_text
@@ -21,7 +21,7 @@ from oomdoctor_dashboard.pages.whatif import searched
 from oomdoctor_dashboard.reading_help import reading_help
 from oomdoctor_dashboard.story import Story, case_of, diagnosis_of, first_oom, rows_of, story_of
 from oomdoctor_dashboard.tables import THEME, by_number
-from oomdoctor_dashboard.told import Told, button, element, line, sent
+from oomdoctor_dashboard.told import Told, button, element, line, place, sent
 from oomdoctor_dashboard.view import changed, elsewhere, only_what_changes
 
 ID, TITLE = "overview", "Overview"
@@ -75,7 +75,7 @@ def layout() -> Any:
             dmc.Group(
                 [
                     dmc.Text("What oomdoctor explain says", fw=600),
-                    dcc.Clipboard(target_id=f"{ID}-text", title="Copy the text", className="od-share"),
+                    place(button("copy", title="Copy the text", data_from=f"{ID}-text")),
                 ],
                 mt="lg",
             ),

@@ -14,7 +14,7 @@ from dash import ClientsideFunction, Input, Output, Patch, State, dcc, html, no_
 
 from oomdoctor.advice.state_only import has_requests
 from oomdoctor.allocator.release_bounds import named
-from oomdoctor_dashboard import graphs, ids, whatif_advice, whatif_data, whatif_form
+from oomdoctor_dashboard import graphs, ids, told, whatif_advice, whatif_data, whatif_form
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import whatif as figures
 from oomdoctor_dashboard.gates import has_just_come, pressed, shown_id
@@ -683,7 +683,7 @@ def _line(title: str, text: str, name: Optional[str] = None) -> Any:
         [
             dmc.Text(title, size="xs", c="dimmed", style={"whiteSpace": "nowrap"}),
             dmc.Code(text, id=name, className="od-mono", style={"overflowWrap": "anywhere"}),
-            dcc.Clipboard(content=text, title="Copy", className="od-share"),
+            told.place(told.button("copy", title="Copy the line", data_copy=text)),
         ],
         gap="xs",
         mt=4,
