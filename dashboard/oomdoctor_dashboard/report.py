@@ -20,9 +20,13 @@ from oomdoctor.snapshot.model import OOM
 from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard import live_data
+from oomdoctor_dashboard.figures.drawing import Drawing
+from oomdoctor_dashboard.figures.fragmentation import free_blocks, over_time
 from oomdoctor_dashboard.figures.live import flame
 from oomdoctor_dashboard.figures.segments import segment_figure
 from oomdoctor_dashboard.figures.timeline import timeline_figure
+from oomdoctor_dashboard.fragmentation_data import sample_events, sampled_series
+from oomdoctor_dashboard.free_blocks import free_blocks_of
 from oomdoctor_dashboard.library import Item, Loaded
 from oomdoctor_dashboard.live_flame import flame_of
 from oomdoctor_dashboard.report_page import Page, Raw, columns_table, escaped
@@ -38,6 +42,11 @@ MOST_DEVICES = 24
 
 _TIMELINE_HEIGHT = 300
 _PINS = 20
+_PLACES = 20
+_LIVE_COLUMNS = (
+    ("place", "Place"), ("blocks", "Blocks"), ("block_size", "Bytes"), ("share", "Share of all live"),
+    ("rounding", "Rounding"), ("age", "Oldest"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,8 @@ def _device(page: Page, device: DeviceHistory, run: RunDiagnosis, folder: Option
         )
         page.heading("Memory over the events (replayed)", 3)
         page.figure(timeline_figure(seen, theme), f"timeline of {title}", _TIMELINE_HEIGHT)
+        page.heading("Reserved and not used, over the events (replayed)", 3)
+        page.figure(_over_time(device, moments[0].event, theme), f"fragmentation of {title}")
     for at in moments:
         _moment(page, loaded, inspect_device(device, at.event), at, theme)
     if device.notes:
@@ -186,7 +197,13 @@ def _moment(page: Page, loaded: Loaded, inspection: Inspection, at: At, theme: s
         live = live_data.live_of(moment, places)
         page.heading("What is live, by stack", 4)
         page.figure(flame(flame_of(live), live.total_bytes, theme=theme), f"live {at.title}")
+        page.add(_live(live))
     page.heading("Fragmentation", 4)
+    if loaded.device.has_events:
+        classes, said = free_blocks_of(loaded, moment)
+        page.add(f"<p>Free blocks, and the requests that came later. {escaped(said)}</p>")
+        if len(classes.lower):
+            page.figure(free_blocks(classes, theme=theme), f"free blocks {at.title}")
     page.add(_pools(inspection))
     if inspection.pins:
         page.add(_pins(inspection))
@@ -195,6 +212,22 @@ def _moment(page: Page, loaded: Loaded, inspection: Inspection, at: At, theme: s
 def _spoken(lines: Iterable[str]) -> Iterator[str]:
     """Nothing can be clicked here."""
     return (line for line in lines if not line.startswith("Click"))
+
+
+def _over_time(device: DeviceHistory, event: int, theme: str) -> Drawing:
+    history, times = device.history, device.history.recording.events.time_us
+    series = sampled_series(history, sample_events(history, 0, len(times)))
+    return over_time(series, where=None, axis="events", event=event, start_us=int(times[0]), theme=theme)
+
+
+def _live(live: live_data.Live) -> Raw:
+    table = live_data.places_table(live)
+    rows = live_data.page_of(table, table.order(), 0, _PLACES)
+    heads = [(head, "") for _, head in _LIVE_COLUMNS]
+    cells: list[list[Any]] = [[row[name] for name, _ in _LIVE_COLUMNS] for row in rows]
+    more = len(table) - len(rows)
+    caption = f"{more:,} more places: oomdoctor dashboard has all of them." if more else ""
+    return columns_table(heads, cells, texts=1, caption=caption)
 
 
 def _pools(inspection: Inspection) -> Raw:

@@ -476,6 +476,25 @@ def test_keys_step_after_a_switch_was_clicked(tab: Tab) -> None:
     assert tab.query()["axis"] == "time"
 
 
+def test_keys_step_after_something_was_chosen(tab: Tab) -> None:
+    tab.open("?event=500&tab=segments")
+    tab.drawn()
+    tab.page.locator("label", has_text="only segments with holes").click()
+    tab.page.wait_for_function("location.search.includes('holes')")
+    tab.rest()
+    step_right(tab, to=501)
+    tab.page.locator("label[for=theme], #theme").first.click(force=True)
+    tab.page.wait_for_function("location.search.includes('theme=dark')")
+    tab.rest()
+    step_right(tab, to=502)
+    tab.page.locator("#moment-speed").click()
+    tab.page.locator("[role=option]", has_text="50 a second").click()
+    step_right(tab, to=503)
+    tab.move(700)  # with Enter
+    step_right(tab, to=701)
+    assert (tab.query()["theme"], "holes" in tab.query()["options"]) == ("dark", True)
+
+
 def test_the_boxes_name_the_device_that_is_shown(tab: Tab) -> None:
     tab.open("?device=1")
     tab.drawn()

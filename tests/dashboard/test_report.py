@@ -119,14 +119,17 @@ def test_a_run_with_an_error_has_everything(tmp_path: Path) -> None:
         "When memory ran out last, after 7,820 of 7,820 events",
         "At the peak of allocated",
         "Segments, to scale",
+        "Reserved and not used, over the events",
         "What is live, by stack",
+        "Share of all live",
+        "Free blocks, and the requests that came later.",
         "Holes kept open by",
         "The replay puts 2,627 of 2,627 allocations where they were recorded.",
     ):
         assert words in found.text, words
     kinds = [figure["data"][0]["type"] for figure in found.figures]
-    # Of each device a timeline, then segments and what is live at two moments.
-    assert kinds == ["scatter", "bar", "icicle", "bar", "icicle"] * 2
+    # Of each device a timeline and fragmentation over it, then segments, what is live and free blocks at two moments.
+    assert kinds == ["scatter", "scatter", *["bar", "icicle", "bar"] * 2] * 2
     assert "Other settings" not in found.text
 
 
@@ -137,7 +140,19 @@ def test_numbers_are_those_of_inspect(tmp_path: Path) -> None:
     )
     (theirs,) = json.loads(result.stdout)["devices"]
     state = theirs["state"]
-    _, segments, icicle = found.figures[:3]
+    _, over, segments, icicle, free = found.figures[:5]
+    holes, largest = (
+        next(trace for trace in over["data"] if trace["name"] == name)
+        for name in ("in holes", "largest free block")
+    )
+    assert values(holes["y"])[-1] == state["hole_bytes"]
+    assert values(largest["y"])[-1] == state["largest_free_bytes"]
+    by_size = [
+        sum(values(trace["y"])) for trace in free["data"] if trace["name"] == "only earlier requests fit"
+    ]
+    assert by_size == [state["free_bytes"]]
+    share = f"{1022.03 * MIB / (state['allocated_bytes'] + state['pending_bytes']):.1%}"
+    assert f"build_model examples/llama_generate.py:35 19 1022.03 MiB {share} 0 bytes" in found.text
     drawn = {
         trace["name"].split()[0]: sum(values(trace["x"]))
         for trace in segments["data"]

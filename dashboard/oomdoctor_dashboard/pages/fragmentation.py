@@ -13,13 +13,13 @@ from dash.exceptions import PreventUpdate
 
 from oomdoctor.errors import OomdoctorError
 from oomdoctor.snapshot.model import UNKNOWN
-from oomdoctor.units import format_bytes
 from oomdoctor_dashboard import by_the_way, graphs, ids
 from oomdoctor_dashboard import fragmentation_data as data
 from oomdoctor_dashboard import fragmentation_tables as tables
 from oomdoctor_dashboard.errors import alert
 from oomdoctor_dashboard.figures import fragmentation as figures
 from oomdoctor_dashboard.figures.drawing import Drawing, sent
+from oomdoctor_dashboard.free_blocks import free_blocks_of
 from oomdoctor_dashboard.gates import OVER_FRAGMENTATION, pressed, shown_id
 from oomdoctor_dashboard.jobs import Job
 from oomdoctor_dashboard.library import Library, Loaded
@@ -511,21 +511,13 @@ def _numbered(rows: tables.Rows) -> tables.Rows:
 
 def _blocks(shown: View, loaded: Loaded) -> tuple[Drawing, str]:
     """The histogram of the moment, and what it says in a line."""
-    moment = loaded.moment(shown["event"])
-    demand = loaded.made("fragmentation-demand", lambda one: data.demand_of(one.history))
-    later, where = _option(shown, "later"), data.where_of(_option(shown, "where"))
-    until = loaded.events
-    if later.isdigit():
-        until = min(until, moment.events + int(later))
-    classes = data.classes_of(moment.layout, demand, moment.events, until, where)
-    figure = figures.free_blocks(classes, counts=_option(shown, "unit") == "count", theme=shown["theme"])
-    if not len(classes.lower):
-        return figure, "Nothing is free at this moment, and nothing was asked for later."
-    by_fate = classes.free_bytes.sum(axis=1).tolist()
-    blocks = int(classes.free_count.sum())
-    count = "1 block" if blocks == 1 else f"{blocks:,} blocks"
-    parts = [f"{format_bytes(sum(by_fate))} free in {count} ({basis_of(loaded.device, moment)})"]
-    parts += [f"{name}: {format_bytes(size)}" for name, size in zip(data.FATES, by_fate) if size]
-    requests = int(classes.asked_count.sum())
-    parts.append(f"{requests:,} requests {_LATER.get(later, _LATER['end'])}")
-    return figure, " · ".join(parts)
+    later = _option(shown, "later")
+    classes, text = free_blocks_of(
+        loaded,
+        loaded.moment(shown["event"]),
+        later=int(later) if later.isdigit() else None,
+        where=data.where_of(_option(shown, "where")),
+        later_words=_LATER.get(later, _LATER["end"]),
+    )
+    counts = _option(shown, "unit") == "count"
+    return figures.free_blocks(classes, counts=counts, theme=shown["theme"]), text
