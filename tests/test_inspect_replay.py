@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from click.testing import CliRunner
@@ -299,7 +299,8 @@ def test_messages_say_why_and_what_next(file: str, tmp_path: Path) -> None:
         assert error.next_step, arguments
 
 
-def test_what_torch_would_ignore_is_said_on_standard_error(file: str) -> None:
+@pytest.mark.parametrize("fraction", [None, "0.5"])
+def test_what_torch_would_ignore_is_said_on_standard_error(file: str, fraction: Optional[str]) -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -310,12 +311,13 @@ def test_what_torch_would_ignore_is_said_on_standard_error(file: str) -> None:
             "--json",
             "--alloc-conf",
             "garbage_collection_threshold:0.8",
+            *(("--capacity", "100GiB", "--memory-fraction", fraction) if fraction else ()),
         ],
         capture_output=True,
         text=True,
     )
     assert json.loads(done.stdout)["devices"]
-    assert "garbage_collection_threshold does nothing" in done.stderr
+    assert ("garbage_collection_threshold does nothing" in done.stderr) == (fraction is None)
     assert done.returncode == 0
 
 

@@ -17,6 +17,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from flask import Flask
 
 from oomdoctor import __version__
+from oomdoctor.errors import UsageError
 from oomdoctor_dashboard import ids
 from oomdoctor_dashboard.access import Access, guard
 from oomdoctor_dashboard.choosing import device_choices, item_choices
@@ -381,7 +382,9 @@ def _register_reading(app: dash.Dash, library: Library) -> None:
                 library.jobs.forget((view["item"], device))
                 library.failed(view["item"])
                 # What was open before stays: the view goes back in the browser, if it is still the one.
-                said = alert(error, more=_may_be_unfinished(item), closes=True)
+                # What asks for something that is not there is no file that may still grow.
+                more = "" if isinstance(error, UsageError) else _may_be_unfinished(item)
+                said = alert(error, more=more, closes=True)
                 return _read(views=views, problem=said, failed=view["item"])
             if device is None:
                 device = job.result.device.device

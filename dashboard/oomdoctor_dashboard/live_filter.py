@@ -135,8 +135,8 @@ def _bounds(text: str, number: Callable[[str], int]) -> Bounds:
         if text.startswith(sign):
             return Bounds(low=number(text[len(sign) :]) + step)
     low, _, high = text.replace("–", "-").replace("..", "-").partition("-")
-    if not high:
-        return Bounds(low=number(low))
+    if not high or not low.strip():
+        return Bounds(low=number(text))  # of "-1" it says that "-1" is none
     unit = _UNIT.search(high)
     if unit and low.strip() and not _UNIT.search(low):
         low += unit.group()  # "1 - 2 MiB"

@@ -137,6 +137,7 @@ def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, A
     for case in run.cases:
         facts = case.diagnosis.facts
         key = keys.get((case.process, case.dump)) if run.is_run else item.key
+        is_known = run.is_run or _has_events(library.snapshot(item.key), facts.device)
         rows.append(
             {
                 "item": key,
@@ -144,7 +145,11 @@ def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, A
                 "rank": facts.rank,
                 "device": facts.device,
                 "dump": case.dump or "",
-                "verdict": case.diagnosis.verdict if case.is_oom else "did not fail",
+                "verdict": case.diagnosis.verdict
+                if case.is_oom
+                else "did not fail"
+                if is_known
+                else "not known",
                 "requested": facts.requested_bytes,
                 "allocated": facts.allocated_bytes,
                 "reserved": facts.reserved_bytes,
@@ -156,8 +161,8 @@ def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, A
     return rows
 
 
-def _has_events(snapshot: Snapshot, device: int) -> bool:
-    return device < len(snapshot.traces) and len(snapshot.traces[device].action) > 0
+def _has_events(snapshot: Snapshot, device: Optional[int]) -> bool:
+    return device is not None and device < len(snapshot.traces) and len(snapshot.traces[device].action) > 0
 
 
 def _rest(library: Library, item: Item, there: set[tuple[Any, Any]]) -> list[dict[str, Any]]:

@@ -84,8 +84,11 @@ def elsewhere(view: View, **changes: Any) -> View:
 
 
 def within(view: View, events: int) -> View:
-    """The view of a recording of so many events: an address may ask for the state after more."""
-    return changed(view, event=events) if (view["event"] or 0) > events else view
+    """The view of a recording of so many events: an address may ask for more."""
+    event, low, high = (None if view[key] is None else min(view[key], events) for key in _NUMBERS[1:])
+    if low is None or high is None or low >= high:
+        low = high = None
+    return changed(view, event=event, low=low, high=high)
 
 
 def only_what_changes(callback: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.settings_keys import knows
 from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.allocator.settings_warnings import summaries
 from oomdoctor.allocator.torch_version import NEWEST, OLDEST, TorchVersion, parse_torch_version
 from oomdoctor.allocator.what_if import Asked, capacity_of
 from oomdoctor.errors import OomdoctorError, SettingsError, UsageError
@@ -174,13 +175,13 @@ def wanted(device: DeviceHistory, options: Mapping[str, Any]) -> Wanted:
     conf = options.get("conf")
     text = recorded if conf is None else str(conf)
     warnings: tuple[str, ...] = ()
+    fraction = _read(errors, "fraction", _fraction, options.get("fraction"))
     if conf is not None:
         try:
             parsed = parse_settings(text, torch)
-            warnings = tuple(warning.summary for warning in parsed.warnings)
+            warnings = summaries(parsed.warnings, device.memory_fraction if fraction is None else fraction)
         except SettingsError as error:
             errors |= {name: _said(error) for name in ("conf", *_fields_of(error))}
-    fraction = _read(errors, "fraction", _fraction, options.get("fraction"))
     known = capacity_of(device)
     given = options.get("capacity")
     capacity = known if given is None else _read(errors, "capacity", _capacity, given)

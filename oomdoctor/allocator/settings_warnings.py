@@ -82,6 +82,20 @@ def warnings_about(
     return found
 
 
+def summaries(warnings: Sequence[SettingsWarning], memory_fraction: Optional[float]) -> tuple[str, ...]:
+    """The texts of warnings, without what does not hold for a program that sets a memory fraction itself.
+
+    Args:
+        memory_fraction: of ``set_per_process_memory_fraction``; None where it is not called.
+    """
+    has_fraction = memory_fraction is not None and memory_fraction < 1
+    return tuple(
+        one.summary
+        for one in warnings
+        if not (has_fraction and one.id == "garbage-collection-without-fraction")
+    )
+
+
 def _about_spelling(readers: Sequence[Readers], torch: TorchVersion) -> list[SettingsWarning]:
     found = []
     for token, mark in dict.fromkeys(pair for reader in readers for pair in reader.tokens.loose):

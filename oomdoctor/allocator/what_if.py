@@ -13,6 +13,7 @@ from oomdoctor.allocator.release_bounds import named
 from oomdoctor.allocator.replay import Outcome, Replay, recorded_outcome, replay
 from oomdoctor.allocator.rules import TIE_ADDRESS, rules_of
 from oomdoctor.allocator.settings_parser import parse_settings
+from oomdoctor.allocator.settings_warnings import summaries
 from oomdoctor.allocator.torch_version import TorchVersion
 from oomdoctor.errors import SettingsError, UsageError
 from oomdoctor.snapshot.model import OOM
@@ -102,7 +103,10 @@ def compare(device: DeviceHistory, asked: Asked, *, with_totals: bool = False) -
     if asked.alloc_conf is not None:
         parsed = parse_settings(asked.alloc_conf, torch, "--alloc-conf")
         settings, alloc_conf = parsed.settings, asked.alloc_conf
-        warnings = tuple(warning.summary for warning in parsed.warnings)
+        warnings = summaries(
+            parsed.warnings,
+            device.memory_fraction if asked.memory_fraction is None else asked.memory_fraction,
+        )
         if settings.backend != "native":
             raise UsageError(
                 f"a replay knows PyTorch's own allocator, not backend:{settings.backend}",

@@ -458,6 +458,32 @@ def step_right(tab: Tab, *, to: int) -> None:
     )
 
 
+def test_a_moment_beside_the_timeline_takes_its_stretch_along(tab: Tab) -> None:
+    tab.open("?event=3000&low=2900&high=3100")
+    tab.drawn()
+    tab.page.keyboard.press("Shift+ArrowRight")
+    tab.page.wait_for_function("location.search.includes('event=3100')")
+    asked = tab.query()
+    assert (asked["low"], asked["high"]) == ("2900", "3100")
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_function("location.search.includes('event=3101')")
+    tab.rest()
+    asked = tab.query()
+    assert (asked["low"], asked["high"]) == ("3001", "3201")
+    tab.page.keyboard.press("Home")
+    tab.page.wait_for_function("location.search.includes('event=0')")
+    tab.rest()
+    asked = tab.query()
+    assert (asked["low"], asked["high"]) == ("0", "200")
+    tab.page.locator("#moment-by").click()
+    tab.page.locator("[role=option]", has_text="by OOM").click()
+    tab.page.keyboard.press("ArrowRight")  # the server knows where
+    tab.page.wait_for_function("location.search.includes('event=7820')")
+    tab.rest()
+    asked = tab.query()
+    assert (asked["low"], asked["high"]) == ("7620", "7820")
+
+
 def test_keys_step_after_a_tab_was_clicked(tab: Tab) -> None:
     tab.open("?event=100")
     tab.drawn()
@@ -527,6 +553,7 @@ def test_a_device_that_is_not_there_is_no_dead_end(tab: Tab) -> None:
     tab.open("?device=7")
     tab.page.wait_for_selector("#problem [role=alert]", timeout=60_000)
     assert "there is no device 7" in tab.text("#problem")
+    assert "still being written" not in tab.text("#problem")
     tab.page.locator("#item").click()
     tab.page.locator("[role=option]", has_text="0001-oom").first.click()
     tab.drawn()
@@ -1099,6 +1126,7 @@ def test_a_state_without_history(browser: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#story .od-badge", timeout=60_000)
         assert "1.00 MiB" in tab.text("#story")
         assert "No history" in tab.text("body") or "no history" in tab.text("body")
+        assert "not known" in tab.text("#overview-table")
         for name in TABS:
             tab.tab(name)
         tab.tab("live")

@@ -228,6 +228,11 @@ def test_sizes_as_they_are_typed(text: str, bounds: Any) -> None:
     assert size_bounds(text) == bounds
 
 
+def test_what_is_no_size_is_named() -> None:
+    with pytest.raises(UsageError, match="'-1'"):
+        size_bounds("-1")
+
+
 @pytest.mark.parametrize(
     ("text", "age"),
     [

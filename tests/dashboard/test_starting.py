@@ -51,7 +51,11 @@ def test_the_device_is_known_once_it_was_read(library: Library) -> None:
     view, is_at_hand = start_of(library, None, "event=9")
     assert is_at_hand
     assert (view["device"], view["event"]) == (telling.result.device.device, 9)
-    assert start_of(library, None, "event=999999999")[0]["event"] == telling.result.events
+    events = telling.result.events
+    beyond = start_of(library, None, "event=999999999&low=7&high=999999999")[0]
+    assert [beyond[key] for key in ("event", "low", "high")] == [events, 7, events]
+    nowhere = start_of(library, None, f"low={events}&high={events + 9}")[0]
+    assert [nowhere[key] for key in ("event", "low", "high")] == [None] * 3
     other = 1 - telling.result.device.device
     assert start_of(library, None, f"device={other}") == ({**view, "device": other, "event": None}, False)
     library.loaded(key, other)

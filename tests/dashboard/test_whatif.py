@@ -170,6 +170,9 @@ def test_release_knows_its_fields_and_warns(two_gpus: Any) -> None:
     assert all(whatif_form.wanted(device, {}).knows(key) for key in whatif_form.KEYS)
     both = whatif_form.wanted(device, {"conf": "expandable_segments:True,max_split_size_mb:64"})
     assert any("123548" in one for one in both.warnings)
+    collects = {"conf": "garbage_collection_threshold:0.8"}
+    assert any("does nothing" in one for one in whatif_form.wanted(device, collects).warnings)
+    assert whatif_form.wanted(device, {**collects, "fraction": "0.5"}).warnings == ()
 
 
 # ---- one replay ----

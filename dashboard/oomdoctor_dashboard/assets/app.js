@@ -180,6 +180,17 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     return failed && shown && view && view.item === failed ? shown : window.dash_clientside.no_update;
   },
 
+  /* The view with the timeline's stretch taken along, where the moment has left it; else null. */
+  withMoment: function (view, before, events) {
+    const { event, low, high } = view;
+    const isSame = ["event", "low", "high"].map((key) => view[key] === before[key]);
+    if (isSame[0] || !isSame[1] || !isSame[2] || low === null) return null;
+    const at = event === null ? events : event;
+    if (low <= at && at <= high) return null;
+    const first = Math.max(0, Math.min(at - Math.floor((high - low) / 2), events - (high - low)));
+    return { ...view, low: first, high: first + high - low };
+  },
+
   /* All that follows from a view in one go, for each callback costs the browser some twenty milliseconds. Where
      the recording is at hand, the view is shown: it goes on to what the header speaks of, to what is drawn over
      the timeline's stretch and to the page that is open; otherwise the server is asked to read it. */
@@ -193,6 +204,11 @@ window.dash_clientside.oomdoctor = Object.assign(window.dash_clientside.oomdocto
     const set = (id, props) => all.set_props(id, props);
     const isOf = (one, other) => one && other && one.item === other.item && one.device === other.device;
 
+    const along = isOf(view, shown) && isOf(view, info) && all.oomdoctor.withMoment(view, shown, info.events);
+    if (along) {
+      set("view", { data: along });
+      return;
+    }
     let next = triggered.includes("come.data") && come ? come : shown;
     if (view.item && isOf(view, next)) {
       next = view;
