@@ -411,6 +411,25 @@ def test_a_drag_zooms_to_whole_events(tab: Tab, library: Library, axis: str) -> 
     assert "low" not in tab.query()
 
 
+def test_what_is_dragged_to_is_drawn_for_its_detail_alone(tab: Tab) -> None:
+    """Not for Dash, which draws a figure anew for the range that a drag has left in it."""
+    tab.open("?event=7700&tab=segments").drawn()
+    tab.page.wait_for_selector("#segments-graph canvas", timeout=WAIT_MS)
+    tab.rest()
+    tab.page.evaluate(
+        "() => { window.__drawn = []; const react = Plotly.react; Plotly.react = (graph, ...rest) => {"
+        " window.__drawn.push(graph.parentElement.id); return react(graph, ...rest); } }"
+    )
+    for name in ("timeline-graph", "segments-graph"):
+        box = tab.page.locator(f"#{name} .nsewdrag").first.bounding_box()
+        tab.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 30)
+        tab.page.mouse.down()
+        tab.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 30, steps=4)
+        tab.page.mouse.up()
+        tab.rest()
+        assert tab.page.evaluate("window.__drawn.splice(0)") == [name]
+
+
 def test_a_drag_within_a_few_events_is_left_again(tab: Tab) -> None:
     """There is nothing between them to see."""
     tab.open("?low=100&high=104")
