@@ -27,9 +27,10 @@ def format_bytes(size_bytes: int) -> str:
     if magnitude < KIB:
         return f"{sign}{magnitude} {'byte' if magnitude == 1 else 'bytes'}"
     for unit, factor in (("KiB", KIB), ("MiB", MIB), ("GiB", GIB)):
+        value = magnitude / factor
         # Compare what will be printed, so that 1023.999 KiB becomes 1.00 MiB and never "1024.00 KiB".
-        if round(magnitude / factor, 2) < 1024:
-            return f"{sign}{magnitude / factor:.2f} {unit}"
+        if value < 1023.99 or (value < 1024 and round(value, 2) < 1024):
+            return f"{sign}{value:.2f} {unit}"
     return f"{sign}{magnitude / TIB:.2f} TiB"
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oomdoctor.allocator.compiled import compiled_entry
+
 
 def extremes(values: NDArray[Any], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where each stretch has its first least and its first most value; ascending, each row once.
@@ -20,12 +22,30 @@ def extremes(values: NDArray[Any], bounds: NDArray[np.int64]) -> NDArray[np.int6
         bounds: int64[stretches + 1], ascending, of rows: stretch i is ``bounds[i]:bounds[i + 1]``; empty ones
             have no rows.
     """
-    rows: list[int] = []
-    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist()):
-        if start < stop:
-            stretch = values[start:stop]
-            rows += (start + int(stretch.argmin()), start + int(stretch.argmax()))
-    return np.unique(np.array(rows, np.int64))
+    found: NDArray[np.int64] = np.unique(_extremes(np.ascontiguousarray(values), bounds))
+    return found
+
+
+@compiled_entry
+def _extremes(values: NDArray[Any], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    rows = np.empty(2 * len(bounds), np.int64)
+    count = 0
+    for i in range(len(bounds) - 1):
+        start, stop = bounds[i], bounds[i + 1]
+        if start >= stop:
+            continue
+        # Without a branch, so that it is done several rows at once.
+        low = high = values[start]
+        for row in range(start + 1, stop):
+            low, high = min(low, values[row]), max(high, values[row])
+        least = most = start
+        while least < stop - 1 and values[least] != low:
+            least += 1
+        while most < stop - 1 and values[most] != high:
+            most += 1
+        rows[count], rows[count + 1] = least, most
+        count += 2
+    return rows[:count]
 
 
 def even_bounds(count: int, stretches: int) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor_dashboard.extremes import bounds_by_position, even_bounds, extremes
 
 SERIES = ("allocated", "active", "reserved", "requested")
+_BLOCK = 512
 LEAST_EVENTS = 4
 """A window never shows fewer: below, there is nothing more to see."""
 
@@ -69,6 +70,7 @@ class Timeline:
         history = device.history
         self.events = len(history.recording)
         self.series = _series(history)
+        self._coarse_states: dict[str, NDArray[np.int64]] = {}
         self._times = history.recording.events.time_us
         # Events whose times are known were sorted by them; others cannot be placed.
         self.has_times = self.events > 0 and bool((self._times != UNKNOWN).all())
@@ -157,17 +159,32 @@ class Timeline:
         lasting = np.flatnonzero(np.diff(times) > width) + low + 1
         return np.unique(np.concatenate([inner, found, lasting]))
 
-    def kept_around(
-        self, values: NDArray[np.int64], low: int, high: int, most: int, over_time: bool
-    ) -> NDArray[np.int64]:
-        """The same, with a rough picture of what lies beside the window: it is seen while one pans."""
+    def kept_around(self, name: str, low: int, high: int, most: int, over_time: bool) -> NDArray[np.int64]:
+        """The same of a series, with a rough picture of what lies beside the window, seen while one pans."""
         aside = max(most // 8, 8)
-        parts = [self.kept(values, low, high, most - 2 * aside, over_time)]
+        parts = [self.kept(self.series[name], low, high, most - 2 * aside, over_time)]
         if low > 0:
-            parts.append(self.kept(values, 0, low, aside, over_time))
+            parts.append(self._aside(name, 0, low, aside, over_time))
         if high < self.events:
-            parts.append(self.kept(values, high, self.events, aside, over_time))
+            parts.append(self._aside(name, high, self.events, aside, over_time))
         return np.unique(np.concatenate(parts))
+
+    def _aside(self, name: str, low: int, high: int, most: int, over_time: bool) -> NDArray[np.int64]:
+        """Of a long stretch over events only what stands out in each block, found once: to go through all
+        of a large recording again and again would take most of the time."""
+        values, found = self.series[name], self._coarse(name)
+        first, last = np.searchsorted(found, [low, high])
+        if over_time or last - first < most:
+            return self.kept(values, low, high, most, over_time)
+        there = found[first:last]
+        rows = extremes(values[there], bounds_by_position(there, (most - 2) // 2))
+        return np.concatenate([[low], there[rows], [high]])
+
+    def _coarse(self, name: str) -> NDArray[np.int64]:
+        if name not in self._coarse_states:
+            values = self.series[name]
+            self._coarse_states[name] = extremes(values, even_bounds(len(values), len(values) // _BLOCK + 1))
+        return self._coarse_states[name]
 
 
 def _series(history: History) -> dict[str, NDArray[np.int64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from html import escape
 from typing import Any, Optional
 
@@ -105,11 +106,11 @@ def picture(
     stack = None
     if bands is None:
         for name in SERIES:
-            states = timeline.kept_around(timeline.series[name], low, high, POINTS, over_time)
+            states = timeline.kept_around(name, low, high, POINTS, over_time)
             lines[name] = (timeline.positions(states, over_time), timeline.series[name][states])
         least = int(timeline.series["allocated"][low : high + 1].min())
     else:
-        states = timeline.kept_around(timeline.series["allocated"], low, high, _OF_BANDS, over_time)
+        states = timeline.kept_around("allocated", low, high, _OF_BANDS, over_time)
         values = bands.at(states)
         stack = (bands.labels, bands.titles, timeline.positions(states, over_time), values)
         # No band may vanish below the axis.
@@ -214,14 +215,15 @@ def _times(timeline: Timeline, states: NDArray[np.int64]) -> list[str]:
         return [""] * len(states)
     seconds = timeline.positions(states, over_time=True).tolist()
     return [
-        f"  ·  {since:,.3f} s  ·  {_clock(when)}"
+        f"  ·  {since:,.3f} s  ·  {_clock(when // 1_000_000)}"
         for since, when in zip(seconds, timeline.time_us(states).tolist())
     ]
 
 
-def _clock(time_us: int) -> str:
+@lru_cache(maxsize=4096)
+def _clock(seconds: int) -> str:
     try:
-        return f"{datetime.fromtimestamp(time_us / 1e6, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+        return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
         return "no such time"  # a file may say anything
 

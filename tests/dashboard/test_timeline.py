@@ -171,6 +171,23 @@ def test_a_narrow_window_is_the_recording_itself(ended: Loaded) -> None:
         assert (x[0], x[-1]) == (0, ended.events)  # a rough picture of what lies beside it
 
 
+def test_beside_a_window_no_peak_is_lost_either() -> None:
+    values = np.random.default_rng(1).integers(1000, 2000, 100_001)
+    values[[11_111, 88_888]] = 1, 9999
+    timeline = object.__new__(Timeline)
+    timeline.events, timeline.series, timeline._coarse_states = 100_000, {"allocated": values}, {}
+    timeline._times = np.arange(100_000)
+    low, high = 50_000, 51_000
+    states = timeline.kept_around("allocated", low, high, 400, False)
+    assert len(states) <= 400
+    assert {0, 11_111, low, high, 88_888, 100_000} <= set(states.tolist())
+    inside = states[(states >= low) & (states <= high)]
+    assert inside.tolist() == timeline.kept(values, low, high, 300, False).tolist()
+    # A stretch that is short is gone through itself.
+    near = timeline.kept_around("allocated", 2000, 3000, 400, False)
+    assert near[near <= 2000].tolist() == timeline.kept(values, 0, 2000, 50, False).tolist()
+
+
 def test_never_more_points_than_pixels(ended: Loaded) -> None:
     for axis in ("events", "time"):
         for window in ((None, None), (100, 30_000)):

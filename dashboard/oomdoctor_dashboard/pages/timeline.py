@@ -266,9 +266,7 @@ def csv_of(loaded: Loaded, shown: View) -> Optional[tuple[str, str]]:
     timeline = _timeline(loaded)
     low, high = timeline.window(shown["low"], shown["high"])
     states = np.unique(
-        np.concatenate(
-            [timeline.kept_around(timeline.series[name], low, high, POINTS, False) for name in SERIES]
-        )
+        np.concatenate([timeline.kept_around(name, low, high, POINTS, False) for name in SERIES])
     )
     states = states[(states >= low) & (states <= high)]
     times = loaded.recording.events.time_us
