@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from oomdoctor.allocator.loading import DeviceHistory
 from oomdoctor.allocator.moment import Moment
 from oomdoctor.allocator.recording import Recording
-from oomdoctor.diagnosis.by_stack import Place
-from oomdoctor.diagnosis.frames import frame_text, telling_frames
+from oomdoctor.diagnosis.by_stack import kept_places
+from oomdoctor.diagnosis.frames import frame_text
 from oomdoctor.errors import UsageError
 from oomdoctor.snapshot.model import ACTIVE_ALLOCATED, ACTIVE_PENDING_FREE, STATES, UNKNOWN
 from oomdoctor.snapshot.stacks import NO_STACK, Stacks
@@ -29,7 +29,7 @@ _OLDEST = np.iinfo(np.int64).max
 
 
 class Places:
-    """The places of a recording's stacks, told when they are asked for and kept.
+    """The places of a recording's stacks as text, told when they are asked for and kept.
 
     Attributes:
         texts: of each place, a line: the telling frames, innermost first.
@@ -38,27 +38,17 @@ class Places:
     def __init__(self, stacks: Stacks) -> None:
         self.stacks = stacks
         self.texts: list[str] = []
-        self._numbers: dict[Place, int] = {}
-        # The last one is of blocks without stack, so that NO_STACK finds it.
-        self._of_stack = np.full(len(stacks) + 1, -1, np.int64)
+        self._kept = kept_places(stacks)
         self._frames_as_text: Optional[list[str]] = None
         self._lock = threading.Lock()
 
     def of(self, numbers: NDArray[np.int32]) -> NDArray[np.int64]:
         """The place of each of some stacks: index in ``texts``."""
+        found = self._kept.of(self.stacks, numbers)
         with self._lock:
-            new = np.unique(numbers)
-            for stack in new[self._of_stack[new] < 0].tolist():
-                self._of_stack[stack] = self._number(stack)
-        found: NDArray[np.int64] = self._of_stack[numbers]
+            for place in self._kept.places[len(self.texts) :]:
+                self.texts.append(" ← ".join(map(frame_text, place.frames)) or NO_PLACE)
         return found
-
-    def _number(self, stack: int) -> int:
-        place = Place(telling_frames(self.stacks[stack]))
-        number = self._numbers.setdefault(place, len(self.texts))
-        if number == len(self.texts):
-            self.texts.append(" ← ".join(map(frame_text, place.frames)) or NO_PLACE)
-        return number
 
     def with_text(self, text: str) -> NDArray[np.bool_]:
         """bool[stacks + 1]: which stacks have a frame with this text, lower case, in its name or file."""

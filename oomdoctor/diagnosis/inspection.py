@@ -129,23 +129,19 @@ def _pins(moment: Moment) -> tuple[PinWithAge, ...]:
     )
     rows = _standing(columns)
     found, index = places(stacks, moment.stack[rows])
-    number = {place: i for i, place in enumerate(found)}
-    out = []
-    for pin in pins_of(columns, stacks):
-        mine = rows[index == number[pin.place]]
-        born = moment.birth[mine]
-        is_older = bool((born == UNKNOWN).any())
-        ages_us = moment.age_us[mine]
-        known = not is_older and bool((ages_us != UNKNOWN).all())
-        out.append(
-            PinWithAge(
-                pin=pin,
-                age_events=UNKNOWN if is_older else int(moment.age_events[mine].max()),
-                age_us=int(ages_us.max()) if known else UNKNOWN,
-                is_older=is_older,
-            )
-        )
-    return tuple(out)
+    is_older, has_no_time = np.zeros(len(found), np.bool_), np.zeros(len(found), np.bool_)
+    is_older[index[moment.birth[rows] == UNKNOWN]] = True
+    has_no_time[index[moment.age_us[rows] == UNKNOWN]] = True
+    age_events, age_us = np.full(len(found), UNKNOWN, np.int64), np.full(len(found), UNKNOWN, np.int64)
+    np.maximum.at(age_events, index, moment.age_events[rows])
+    np.maximum.at(age_us, index, moment.age_us[rows])
+    # Of a place with a block older than the trace the age is not known.
+    age_events[is_older] = age_us[is_older | has_no_time] = UNKNOWN
+    number = {id(place): i for i, place in enumerate(found)}
+    pins = pins_of(columns, stacks)
+    at = [number[id(pin.place)] for pin in pins]
+    columns_of = (age_events[at].tolist(), age_us[at].tolist(), is_older[at].tolist()) if at else ((), (), ())
+    return tuple(PinWithAge(*one) for one in zip(pins, *columns_of))
 
 
 def _standing(blocks: BlockColumns) -> NDArray[np.intp]:
