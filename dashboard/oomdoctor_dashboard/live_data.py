@@ -21,6 +21,7 @@ from oomdoctor.snapshot.stacks import NO_STACK, Stacks
 from oomdoctor.units import format_bytes, format_seconds
 from oomdoctor_dashboard.library import Loaded
 from oomdoctor_dashboard.live_filter import Age, Bounds, Wanted, pool_key
+from oomdoctor_dashboard.stack_tree import Trie
 
 NO_PLACE = "stack not recorded"
 OLDER = "older than the trace"
@@ -39,6 +40,7 @@ class Places:
         self.stacks = stacks
         self.texts: list[str] = []
         self._kept = kept_places(stacks)
+        self._tries = {all_frames: Trie(stacks, all_frames) for all_frames in (False, True)}
         self._frames_as_text: Optional[list[str]] = None
         self._lock = threading.Lock()
 
@@ -49,6 +51,10 @@ class Places:
             for place in self._kept.places[len(self.texts) :]:
                 self.texts.append(" ← ".join(map(frame_text, place.frames)) or NO_PLACE)
         return found
+
+    def trie(self, all_frames: bool) -> Trie:
+        """The stacks as a tree, of all frames or of those that tell."""
+        return self._tries[all_frames]
 
     def with_text(self, text: str) -> NDArray[np.bool_]:
         """bool[stacks + 1]: which stacks have a frame with this text, lower case, in its name or file."""

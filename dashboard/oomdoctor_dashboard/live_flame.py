@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oomdoctor.diagnosis.frames import is_internal, short_path, telling_frames
+from oomdoctor.diagnosis.frames import short_path
 from oomdoctor.snapshot.stacks import Stacks
 from oomdoctor_dashboard.live_data import NO_PLACE, Live
+from oomdoctor_dashboard.stack_tree import Trie
 
 MOST_NODES = 240
 # Narrower than two pixels of a laptop's screen.
@@ -49,12 +49,26 @@ class Flame:
     above: int
 
 
-@dataclass
-class _Node:
-    frame: int  # -1: the root, -2: stacks that were not recorded
-    bytes: int
-    blocks: int
-    children: dict[int, _Node]
+@dataclass(frozen=True)
+class _Tree:
+    """What is live, in a trie; children by descending bytes."""
+
+    trie: Trie
+    bytes: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    _children: dict[int, list[int]] = field(default_factory=dict)
+
+    def children(self, node: int) -> list[int]:
+        found = self._children.get(node)
+        if found is None:
+            # A list first: meanwhile somebody may look at another moment, with other stacks.
+            there = [
+                (-int(self.bytes[child]), frame, child)
+                for frame, child in list(self.trie.children[node].items())
+                if child < len(self.blocks) and self.blocks[child]
+            ]
+            found = self._children[node] = [child for _, _, child in sorted(there)]
+        return found
 
 
 def flame_of(live: Live, *, all_frames: bool = False, most: int = MOST_NODES, zoom: str = "") -> Flame:
@@ -66,94 +80,72 @@ def flame_of(live: Live, *, all_frames: bool = False, most: int = MOST_NODES, zo
         most: nodes below what is zoomed to; the smallest are gathered, so that bytes stay what they are.
         zoom: path of a node: only what leads to it, and what is below. As far as there are such nodes.
     """
-    stacks = live.places.stacks
-    way = _way(_tree(live, stacks, all_frames), zoom)
-    floor = way[-1].bytes * _SMALLEST_SHARE
+    tree = _tree(live, all_frames)
+    way = _way(tree, zoom)
+    floor = tree.bytes[way[-1]] * _SMALLEST_SHARE
     keep = most
     while True:
-        flame = _listed(way, stacks, floor, keep)
+        flame = _listed(tree, way, live.places.stacks, floor, keep)
         if len(flame.ids) - flame.above <= most:
             return flame
         keep = max(1, keep * 4 // 5)
 
 
-def _way(root: _Node, zoom: str) -> list[_Node]:
+def _way(tree: _Tree, zoom: str) -> list[int]:
     """The nodes from the root to the one of a path, or to the last that there is."""
-    way = [root]
+    way = [0]
     for frame in zoom.split("."):
-        child = way[-1].children.get(int(frame)) if frame.lstrip("-").isdigit() else None
-        if child is None:
+        number = int(frame) if frame.lstrip("-").isdigit() else None
+        child = None if number is None else tree.trie.children[way[-1]].get(number)
+        if child is None or child not in tree.children(way[-1]):
             break
         way.append(child)
     return way
 
 
-def _tree(live: Live, stacks: Stacks, all_frames: bool) -> _Node:
+def _tree(live: Live, all_frames: bool) -> _Tree:
     numbers, of = np.unique(live.stack, return_inverse=True)
     sums = np.zeros(len(numbers), np.int64)
     np.add.at(sums, of, live.block_size)
     counts = np.bincount(of, minlength=len(numbers))
-    root = _Node(-1, int(sums.sum()), len(live), {})
-    telling: dict[int, bool] = {}
-    for stack, size, count in zip(numbers.tolist(), sums.tolist(), counts.tolist()):
-        node = root
-        for frame in _path(stacks, stack, all_frames, telling):
-            child = node.children.get(frame)
-            if child is None:
-                child = node.children[frame] = _Node(frame, 0, 0, {})
-            child.bytes += size
-            child.blocks += count
-            node = child
-    return root
+    trie = live.places.trie(all_frames)
+    nodes = trie.nodes_of(numbers)
+    size, blocks = np.zeros(len(trie.frame), np.int64), np.zeros(len(trie.frame), np.int64)
+    size[0], blocks[0] = sums.sum(), len(live)
+    if nodes:
+        every, lengths = np.concatenate(nodes), [len(way) for way in nodes]
+        np.add.at(size, every, np.repeat(sums, lengths))
+        np.add.at(blocks, every, np.repeat(counts, lengths))
+    return _Tree(trie, size, blocks)
 
 
-def _path(stacks: Stacks, stack: int, all_frames: bool, telling: dict[int, bool]) -> Iterable[int]:
-    """Numbers of the frames, outermost first; -2 for a stack that was not recorded."""
-    flat: NDArray[np.int32] = stacks.flat[stacks.starts[stack] : stacks.starts[stack + 1]]
-    if stack < 0 or not len(flat):
-        return (-2,)
-    frames: list[int] = flat[::-1].tolist()
-    if all_frames:
-        return frames
-    for frame in frames:
-        if frame not in telling:
-            telling[frame] = not is_internal(stacks.frames[frame])
-    shown = [frame for frame in frames if telling[frame]]
-    return shown or _only_telling(stacks, stack)
-
-
-def _only_telling(stacks: Stacks, stack: int) -> list[int]:
-    frames = stacks[stack]
-    first = telling_frames(frames, 1)[0]
-    return [int(stacks.flat[stacks.starts[stack] + frames.index(first)])]
-
-
-def _listed(way: list[_Node], stacks: Stacks, floor: float, keep: int) -> Flame:
+def _listed(tree: _Tree, way: list[int], stacks: Stacks, floor: float, keep: int) -> Flame:
     """The last of ``way`` and the ``keep`` largest nodes below, one more for what was left out under each;
     and what leads there."""
     root = way[-1]
-    kept: set[int] = {id(root)}
+    kept: set[int] = {root}
+    # Of equal ones the first child first, whatever was looked at before.
     tie = 0
-    heap: list[tuple[int, int, _Node]] = [(0, 0, root)]
+    heap: list[tuple[int, int, int]] = [(0, 0, root)]
     while heap and len(kept) <= keep:
         _, _, node = heapq.heappop(heap)
-        kept.add(id(node))
-        for child in node.children.values():
-            if child.bytes >= floor:
+        kept.add(node)
+        for child in tree.children(node):
+            if tree.bytes[child] >= floor:
                 tie += 1
-                heapq.heappush(heap, (-child.bytes, tie, child))
+                heapq.heappush(heap, (-int(tree.bytes[child]), tie, child))
     out = Flame([], [], [], [], [], [], [], 0, [], len(way) - 1)
     depth = 0
     parent, path = "", ""
     for node in way[:-1]:
-        parent, path = _add(out, node, parent, path, stacks)
-    todo: list[tuple[_Node, str, str, int]] = [(root, parent, path, len(way))]
+        parent, path = _add(out, tree, node, parent, path, stacks)
+    todo: list[tuple[int, str, str, int]] = [(root, parent, path, len(way))]
     while todo:
         node, parent, path, level = todo.pop()
         depth = max(depth, level)
-        name, path = _add(out, node, parent, path, stacks)
-        others = [child for child in node.children.values() if id(child) not in kept]
-        todo += [(child, name, path, level + 1) for child in node.children.values() if id(child) in kept]
+        name, path = _add(out, tree, node, parent, path, stacks)
+        others = [child for child in tree.children(node) if child not in kept]
+        todo += [(child, name, path, level + 1) for child in tree.children(node) if child in kept]
         if others:
             depth = max(depth, level + 1)
             word = "other" if len(others) == 1 else "others"
@@ -163,8 +155,8 @@ def _listed(way: list[_Node], stacks: Stacks, floor: float, keep: int) -> Flame:
             out.details.append("too small to be drawn on their own")
             out.files.append("")
             out.paths.append(path)
-            out.bytes.append(sum(child.bytes for child in others))
-            out.blocks.append(sum(child.blocks for child in others))
+            out.bytes.append(int(tree.bytes[others].sum()))
+            out.blocks.append(int(tree.blocks[others].sum()))
     return Flame(**{**vars(out), "depth": depth})
 
 
@@ -173,15 +165,16 @@ def _id(parent: str, name: str) -> str:
     return hashlib.blake2b(f"{parent}/{name}".encode(), digest_size=8).hexdigest()
 
 
-def _add(out: Flame, node: _Node, parent: str, above: str, stacks: Stacks) -> tuple[str, str]:
+def _add(out: Flame, tree: _Tree, node: int, parent: str, above: str, stacks: Stacks) -> tuple[str, str]:
     """Its id and path; ``above`` is its parent's path."""
-    name = _id(parent, str(node.frame)) if parent else ROOT
-    path = (f"{above}." if above else "") + str(node.frame) if parent else ""
+    number = tree.trie.frame[node]
+    name = _id(parent, str(number)) if parent else ROOT
+    path = (f"{above}." if above else "") + str(number) if parent else ""
     label, detail, file = "all that is shown", "", ""
-    if node.frame == -2:
+    if number == -2:
         label = NO_PLACE
-    elif node.frame >= 0:
-        frame = stacks.frames[node.frame]
+    elif number >= 0:
+        frame = stacks.frames[number]
         file = short_path(frame.filename)
         label = f"{frame.name}  {file.rsplit('/', 1)[-1]}:{frame.line}"
         detail = f"{frame.filename}:{frame.line}"
@@ -190,8 +183,8 @@ def _add(out: Flame, node: _Node, parent: str, above: str, stacks: Stacks) -> tu
     out.labels.append(label)
     out.details.append(detail)
     out.files.append(file)
-    out.bytes.append(node.bytes)
-    out.blocks.append(node.blocks)
+    out.bytes.append(int(tree.bytes[node]))
+    out.blocks.append(int(tree.blocks[node]))
     out.paths.append(path)
     return name, path
 

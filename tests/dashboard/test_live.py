@@ -19,6 +19,7 @@ from oomdoctor_dashboard.library import Library, Loaded
 from oomdoctor_dashboard.live_data import (
     NO_PLACE,
     Live,
+    Places,
     blocks_table,
     chosen,
     csv_of,
@@ -26,6 +27,7 @@ from oomdoctor_dashboard.live_data import (
     places_table,
     stack_to_show,
 )
+from oomdoctor_dashboard.live_data import live_of as of_places
 from oomdoctor_dashboard.live_filter import Age, Bounds, Wanted, age_bounds, size_bounds, wanted_of
 from oomdoctor_dashboard.live_flame import Flame, boxes_of, flame_of
 from oomdoctor_dashboard.pages import live as page
@@ -366,6 +368,17 @@ def test_the_flame_adds_up_to_the_total(llama: Loaded, event: int, all_frames: b
     below = sum(b for i, b in zip(tree.ids, tree.bytes) if i in leaves)
     # Of telling frames alone, those of one stack may be the first ones of another.
     assert below == found.total_bytes if all_frames else 0 <= below <= found.total_bytes
+
+
+@pytest.mark.parametrize("all_frames", [False, True])
+def test_a_flame_does_not_depend_on_what_was_looked_at_before(llama: Loaded, all_frames: bool) -> None:
+    """The tree of stacks is kept, and grows."""
+    used = Places(llama.recording.snapshot.stacks)
+    for after in (*EVENTS, *reversed(EVENTS)):
+        moment = llama.moment(after)
+        alone = of_places(moment, Places(llama.recording.snapshot.stacks))
+        among = of_places(moment, used)
+        assert flame_of(among, all_frames=all_frames) == flame_of(alone, all_frames=all_frames)
 
 
 def test_only_telling_frames_unless_all_are_asked_for(llama: Loaded) -> None:
