@@ -112,22 +112,23 @@ window.dash_clientside = window.dash_clientside || {};
     "input, textarea, select, [contenteditable=true], .ag-root, [role=slider], [role=listbox]," +
     " [role=option], [role=menu], [role=dialog]";
 
-  const leave = (what) => setTimeout(function () {
+  function leave(what) {
     const now = document.activeElement;
     if (now && now.matches(what)) now.blur();
-  });
+  }
 
   // What was chosen with the mouse keeps no focus, or the keys would go on to move it and not step; what was reached
   // by the Tab key does.
   document.addEventListener("click", function (event) {
     if (event.detail === 0) return;
-    leave("[role=tab], input[type=radio], input[type=checkbox]");
+    // The switch that a label belongs to has the focus after the click.
+    setTimeout(leave, 0, "[role=tab], input[type=radio], input[type=checkbox]");
     if (event.target.closest && event.target.closest("[role=option]")) leave("input");
   });
 
   document.addEventListener("keydown", function (event) {
     const target = event.target;
-    if (event.key === "Enter") leave("#moment-event"); // the event was given: on from there
+    if (event.key === "Enter") setTimeout(leave, 0, "#moment-event"); // the event was given: on from there
     if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return;
     if (target.closest && target.closest(TAKEN)) return;
     if (event.key === " " && target.closest && target.closest("button, a, summary")) return;
