@@ -436,6 +436,10 @@ def test_capacity_is_drawn_where_it_is_near_and_told_where_it_is_not(loaded: Loa
     )
     assert not near.beyond
     assert near.top == 1782579200
+    # Nor do their names lie over each other, however near the levels are.
+    notes = timeline_figure(near, "light")["layout"]["annotations"]
+    reserve, device = (next(one for one in notes if one["text"].startswith(name)) for name, _ in near.levels)
+    assert device["x"] - reserve["x"] > 0.4
     far = page.picture_of(ended, view_of(ended))
     assert not far.levels
     assert [size for _, size in far.beyond] == [25245515776, 25769803776]

@@ -263,7 +263,7 @@ def _levels(picture: Picture, theme: str) -> tuple[list[dict[str, Any]], list[di
                 "font": {"size": 10.5, "color": colours.faint(theme)}, "bgcolor": colours.paper(theme),
             }
         )  # fmt: skip
-    for name, size in picture.levels:
+    for at, (name, size) in enumerate(picture.levels):
         colour = colours.CAPACITY if name != "device memory" else colours.faint(theme)
         shapes.append(
             {
@@ -273,7 +273,9 @@ def _levels(picture: Picture, theme: str) -> tuple[list[dict[str, Any]], list[di
         )  # fmt: skip
         notes.append(
             {
-                "xref": "paper", "yref": "y", "x": 0.004, "y": size, "xanchor": "left", "yanchor": "bottom",
+                # Side by side, for one may be close above the other.
+                "xref": "paper", "yref": "y", "x": 0.004 + 0.45 * at, "y": size,
+                "xanchor": "left", "yanchor": "bottom",
                 "text": f"{name}: {format_bytes(size)}", "showarrow": False,
                 "font": {"size": 10.5, "color": colours.faint(theme)}, "borderpad": 0,
             }
