@@ -1148,6 +1148,7 @@ def test_a_state_without_history(browser: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#story .od-badge", timeout=60_000)
         assert "1.00 MiB" in tab.text("#story")
         assert "No history" in tab.text("body") or "no history" in tab.text("body")
+        page.wait_for_selector("#overview-table .ag-row", timeout=WAIT_MS)
         assert "not known" in tab.text("#overview-table")
         for name in TABS:
             tab.tab(name)
