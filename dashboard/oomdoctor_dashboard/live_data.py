@@ -25,6 +25,11 @@ from oomdoctor_dashboard.stack_tree import Trie
 
 NO_PLACE = "stack not recorded"
 OLDER = "older than the trace"
+PLACE_COLUMNS = {
+    "place": "Place", "blocks": "Blocks", "block_size": "Bytes", "share": "Share of all live",
+    "rounding": "Rounding", "age": "Oldest",
+}  # fmt: skip
+"""Heads of a table of places, by name in the rows of :func:`page_of`."""
 # Sorts above every age that is known.
 _OLDEST = np.iinfo(np.int64).max
 

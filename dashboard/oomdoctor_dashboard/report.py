@@ -43,10 +43,6 @@ MOST_DEVICES = 24
 _TIMELINE_HEIGHT = 300
 _PINS = 20
 _PLACES = 20
-_LIVE_COLUMNS = (
-    ("place", "Place"), ("blocks", "Blocks"), ("block_size", "Bytes"), ("share", "Share of all live"),
-    ("rounding", "Rounding"), ("age", "Oldest"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -223,8 +219,8 @@ def _over_time(device: DeviceHistory, event: int, theme: str) -> Drawing:
 def _live(live: live_data.Live) -> Raw:
     table = live_data.places_table(live)
     rows = live_data.page_of(table, table.order(), 0, _PLACES)
-    heads = [(head, "") for _, head in _LIVE_COLUMNS]
-    cells: list[list[Any]] = [[row[name] for name, _ in _LIVE_COLUMNS] for row in rows]
+    heads = [(head, "") for head in live_data.PLACE_COLUMNS.values()]
+    cells: list[list[Any]] = [[row[name] for name in live_data.PLACE_COLUMNS] for row in rows]
     more = len(table) - len(rows)
     caption = f"{more:,} more places: oomdoctor dashboard has all of them." if more else ""
     return columns_table(heads, cells, texts=1, caption=caption)

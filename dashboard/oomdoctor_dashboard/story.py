@@ -145,11 +145,7 @@ def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, A
                 "rank": facts.rank,
                 "device": facts.device,
                 "dump": case.dump or "",
-                "verdict": case.diagnosis.verdict
-                if case.is_oom
-                else "did not fail"
-                if is_known
-                else "not known",
+                "verdict": case.diagnosis.verdict if case.is_oom else _not_failed(is_known),
                 "requested": facts.requested_bytes,
                 "allocated": facts.allocated_bytes,
                 "reserved": facts.reserved_bytes,
@@ -159,6 +155,10 @@ def rows_of(library: Library, run: RunDiagnosis, item: Item) -> list[dict[str, A
         )
     rows += _rest(library, item, {(row["item"], row["device"]) for row in rows})
     return rows
+
+
+def _not_failed(is_known: bool) -> str:
+    return "did not fail" if is_known else "not known"
 
 
 def _has_events(snapshot: Snapshot, device: Optional[int]) -> bool:
@@ -180,7 +180,7 @@ def _rest(library: Library, item: Item, there: set[tuple[Any, Any]]) -> list[dic
                 "rank": item.source.rank,
                 "device": device,
                 "dump": item.source.dump or "",
-                "verdict": "did not fail" if _has_events(snapshot, device) else "not known",
+                "verdict": _not_failed(_has_events(snapshot, device)),
                 "requested": None,
                 "allocated": state.allocated,
                 "reserved": state.reserved,

@@ -25,6 +25,7 @@ from oomdoctor.snapshot.model import UNKNOWN
 from oomdoctor_dashboard.extremes import bounds_by_position, even_bounds, extremes
 
 SERIES = ("allocated", "active", "reserved", "requested")
+# Of so many states each the least and the most are known: what lies beside a window is drawn from them.
 _BLOCK = 512
 LEAST_EVENTS = 4
 """A window never shows fewer: below, there is nothing more to see."""

@@ -511,12 +511,17 @@ def test_keys_step_after_a_tab_was_clicked(tab: Tab) -> None:
     assert tab.query()["tab"] == "segments"
 
 
+def choose(tab: Tab, what: Any, said: str, **how: Any) -> None:
+    """Click something, which the address then says."""
+    what.click(**how)
+    tab.page.wait_for_function("said => location.search.includes(said)", arg=said)
+    tab.rest()
+
+
 def test_keys_step_after_a_switch_was_clicked(tab: Tab) -> None:
     tab.open("?event=500")
     tab.drawn()
-    tab.page.locator("#timeline-axis label", has_text="Time").click()
-    tab.page.wait_for_function("location.search.includes('axis=time')")
-    tab.rest()
+    choose(tab, tab.page.locator("#timeline-axis label", has_text="Time"), "axis=time")
     step_right(tab, to=501)
     assert tab.query()["axis"] == "time"
 
@@ -524,13 +529,9 @@ def test_keys_step_after_a_switch_was_clicked(tab: Tab) -> None:
 def test_keys_step_after_something_was_chosen(tab: Tab) -> None:
     tab.open("?event=500&tab=segments")
     tab.drawn()
-    tab.page.locator("label", has_text="only segments with holes").click()
-    tab.page.wait_for_function("location.search.includes('holes')")
-    tab.rest()
+    choose(tab, tab.page.locator("label", has_text="only segments with holes"), "holes")
     step_right(tab, to=501)
-    tab.page.locator("label[for=theme], #theme").first.click(force=True)
-    tab.page.wait_for_function("location.search.includes('theme=dark')")
-    tab.rest()
+    choose(tab, tab.page.locator("label[for=theme], #theme").first, "theme=dark", force=True)
     step_right(tab, to=502)
     tab.page.locator("#moment-speed").click()
     # At once: a key that is pressed comes before timers.

@@ -80,13 +80,17 @@ _BLOCK_COLUMNS = [
     {"field": "stream", "headerName": "Stream", "width": 68},
     {"field": "address", "headerName": "Address", "width": 132, **MONO},
 ]
+_PLACE_LOOKS: dict[str, dict[str, Any]] = {
+    "place": {"flex": 1, "minWidth": 260, "tooltipField": "place"},
+    "blocks": {"width": 90, **RIGHT},
+    "block_size": {"width": 110, **RIGHT},
+    "share": {"width": 130, **RIGHT},
+    "rounding": {"width": 110, **RIGHT},
+    "age": {"width": 170, **RIGHT},
+}
 _PLACE_COLUMNS = [
-    {"field": "place", "headerName": "Place", "flex": 1, "minWidth": 260, "tooltipField": "place"},
-    {"field": "blocks", "headerName": "Blocks", "width": 90, **RIGHT},
-    {"field": "block_size", "headerName": "Bytes", "width": 110, **RIGHT},
-    {"field": "share", "headerName": "Share of all live", "width": 130, **RIGHT},
-    {"field": "rounding", "headerName": "Rounding", "width": 110, **RIGHT},
-    {"field": "age", "headerName": "Oldest", "width": 170, **RIGHT},
+    {"field": name, "headerName": head, **_PLACE_LOOKS[name]}
+    for name, head in live_data.PLACE_COLUMNS.items()
 ]
 
 
